@@ -1,0 +1,78 @@
+"""The host's side of a conversion: run `converter.py`, read what it said, and believe only what it proved."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.errors import PrepareError, UnsupportedModel
+from bench.interface import Artifact, Model, Signature, Tools, ValueSpec
+
+OUTPUT = "model.mnn"
+# The types that MNN's tensors hold exactly, as the session feeds them: the others become float32 or lose their sign.
+DTYPES = ("float32", "int32", "int64", "uint8", "bool")
+_OPERATORS = re.compile(r"These Op Not Support: (.+)")
+
+
+def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
+    """The model as `model.mnn` below `workdir`; it has run once, on zeros."""
+    _refuse_types(model.signature)
+    shapes = {spec.name: spec.shape for spec in model.signature.inputs}
+    report = workdir / "report.json"
+    program = Path(__file__).with_name("converter.py")
+    argv = [sys.executable, "-I", str(program), str(model.path), str(workdir / OUTPUT), str(report), json.dumps(shapes)]
+    finished = tools.run(argv, cwd=workdir)
+    log = finished.output.replace(f"{workdir}/", "").replace(f"{model.root}/", "")
+    if finished.code or not report.is_file():
+        raise _failure(model, finished.code, log)
+    proven = json.loads(report.read_text(encoding="utf-8"))
+    report.unlink()
+    if proven["code"] != 0:
+        raise UnsupportedModel(
+            f"MNN converted {model.name} and cannot run it (code {proven['code']}):\n{log[-2000:]}",
+            _subgraphs(log),
+        )
+    _check_outputs(model.signature, proven["outputs"])
+    return Artifact(workdir, (OUTPUT,), model.signature, {"inputs": proven["inputs"]})
+
+
+def _refuse_types(signature: Signature) -> None:
+    for what, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            if spec.kind != "tensor" or spec.dtype not in DTYPES:
+                known = ", ".join(DTYPES)
+                raise UnsupportedModel(f"MNN takes {known}; {what} {spec.name!r} is {spec.dtype or spec.kind}")
+
+
+def _failure(model: Model, code: int, log: str) -> PrepareError | UnsupportedModel:
+    found = _OPERATORS.search(log)
+    if found:
+        return UnsupportedModel(f"MNN's converter has no {', '.join(found[1].split())}")
+    if code == 3:
+        return PrepareError(f"MNN's converter made nothing of {model.name}:\n{log[-2000:]}")
+    return PrepareError(f"converting {model.name} for MNN failed (exit code {code}):\n{log[-2000:]}")
+
+
+def _subgraphs(log: str) -> str:
+    """Why a converted model may not run here, in the converter's own words."""
+    return "its loops and branches need MNN's Module, which cannot be timed fairly" if "has subgraphs" in log else ""
+
+
+def _check_outputs(signature: Signature, got: dict[str, Any]) -> None:
+    for spec in signature.outputs:
+        if spec.name not in got:
+            raise PrepareError(f"MNN's converter lost output {spec.name!r}; it kept {', '.join(got)}")
+        if not matches(spec, tuple(got[spec.name])):
+            raise UnsupportedModel(f"MNN computes {got[spec.name]} for {spec.name!r}, the model says {spec.shape}")
+
+
+def matches(spec: ValueSpec, shape: tuple[int, ...]) -> bool:
+    """Whether an output may have that shape."""
+    if spec.shape is None:
+        return True
+    return len(spec.shape) == len(shape) and all(
+        size in (None, got) for size, got in zip(spec.shape, shape, strict=True)
+    )

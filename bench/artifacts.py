@@ -1,0 +1,108 @@
+"""Prepared artefacts: what a backend makes of a model, built once in a worker and kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench import toolbox
+from bench.cache import hash_files, key_of
+from bench.interface import Artifact, Backend, Model, Options, OptionValue, Target
+from bench.registry import Registered
+from bench.trial import Place, started
+from bench.worker import bundle, wire
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An artefact on this machine, ready to be put where it is loaded."""
+
+    artifact: Artifact
+    key: str
+    seconds: float
+    cache: str
+    size_bytes: int
+    sha256: str
+    converter: Mapping[str, str]
+
+
+def prepare(
+    place: Place, registered: Registered, model: Model, options: Options, say: Callable[[str], None]
+) -> Prepared:
+    """The artefact of a model for a backend; converted in a worker of its own unless the cache has it.
+
+    Raises:
+        WorkerError: the conversion failed, timed out, or its tool crashed.
+        BackendUnavailable: a tool that it needs could not be fetched.
+    """
+    backend = registered.create()
+    if backend.prepares == "nothing":
+        return _as_it_is(model)
+    tools = {tool.name: toolbox.fetch(tool, place.cache, say) for tool in backend.tools}
+    facts = key_facts(registered, backend, model, options)
+
+    def build(folder: Path) -> dict[str, Any]:
+        say(f"preparing {model.name} for {backend.name} (once)")
+        with started(place, registered, purpose=f"conversion for {backend.name}") as ready:
+            args = {
+                "model": wire.plain(model),
+                "options": wire.plain(options),
+                "workdir": str(folder),
+                "tools": {name: str(path) for name, path in tools.items()},
+            }
+            answer, _ = ready.worker.ask("prepare", args, limit_s=place.limits.prepare)
+        artifact = answer["artifact"]
+        _keep_only(folder, artifact["files"])
+        return {"artifact": {**artifact, "root": ""}, "made_from": facts}
+
+    key = key_of(facts)
+    entry = place.cache.get("artifacts", key, build, summary=f"{model.name} for {backend.name}", on_wait=say)
+    artifact = replace(wire.artifact(entry.facts["artifact"]), root=entry.path)
+    converter = {name: str(value) for name, value in facts["versions"].items()}
+    converter |= {tool.name: tool.requirement.partition("==")[2] for tool in backend.tools}
+    cache = "hit" if entry.hit else "miss"
+    return Prepared(artifact, key, entry.seconds, cache, entry.size_bytes, entry.sha256, converter)
+
+
+def key_facts(registered: Registered, backend: Backend, model: Model, options: Options) -> dict[str, Any]:
+    """Everything that decides the artefact: the model, the options that shape it, the converter, and the backend's code."""
+    shaping = {o.name for o in backend.options if o.artefact}
+    code = bundle.files(registered.spec)
+    return {
+        "backend": registered.name,
+        "model": model.sha256,
+        "precision": options.precision,
+        "options": {name: identity(value) for name, value in options.extra.items() if name in shaping},
+        "tools": sorted(tool.requirement for tool in backend.tools),
+        "versions": dict(backend.prepare_key(model, options, Target(""))),
+        "code": key_of(sorted((n, hashlib.sha256(d).hexdigest()) for n, d in code.items() if not n.startswith("bench/"))),
+    }
+
+
+def identity(value: OptionValue) -> OptionValue:
+    """What stands for an option's value in keys and records: a file is its name and content, whatever folder it lies in."""
+    if isinstance(value, str) and "/" in value and Path(value).is_file():
+        digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
+        return f"{Path(value).name} sha256:{digest}"
+    return value
+
+
+def _as_it_is(model: Model) -> Prepared:
+    files = hash_files(model.root, list(model.files))
+    size = sum(size for size, _ in files.values())
+    artifact = Artifact(model.root, model.files, model.signature)
+    return Prepared(artifact, model.sha256, 0.0, "none", size, key_of(files), {})
+
+
+def _keep_only(folder: Path, files: list[str]) -> None:
+    """Converters leave drafts behind; the artefact is what the backend named."""
+    keep = {folder / name for name in files}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in keep:
+            path.unlink()

@@ -1,0 +1,96 @@
+"""The command line. This module imports click and nothing else: a verb's module is loaded when the verb is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from bench import __version__
+
+VERBS = {
+    "run": ("bench.cli.run", "Measure models on backends, prove their answers, print the table."),
+    "rerun": ("bench.cli.rerun", "Measure a recorded case again, with the same options."),
+    "report": ("bench.cli.report", "Make markdown tables from records."),
+    "export": ("bench.cli.export", "Write the very artefact that is measured (.param/.bin, .mnn, .onnx)."),
+    "models": ("bench.cli.models", "List the catalogue of models, or show what a model takes and gives."),
+    "backends": ("bench.cli.backends", "List the backends: what is available here, or why not and what would help."),
+    "cache": ("bench.cli.cache", "List, limit or clean the cache of models and artefacts."),
+    "conformance": ("bench.cli.conformance", "Check a backend against the rules of the interface."),
+    "completion": ("bench.cli.completion", "Print the completion script for your shell."),
+}
+
+EXAMPLES = """\b
+Examples:
+  deploybench backends
+  deploybench run squeezenet resnet50 --backend ort-cpu --backend ncnn --backend mnn
+  deploybench run ./detector.onnx --shape images=1,3,640,640 --threads 4
+  deploybench report --output table.md
+"""
+
+
+class Verbs(click.Group):
+    """A group that knows its verbs by name and one line each, and imports the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(VERBS[cmd_name][0]).command  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], VERBS, n=2)
+            meant = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise click.UsageError(f"there is no verb {args[0]!r}.{meant}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="deploybench")
+def app() -> None:
+    """Deploy ONNX models with evidence.
+
+    Where can this model run, are its answers right there, how fast is it, and how sure are we? A latency is printed only
+    if, in the same process, the outputs were right and the machine was quiet. Everything else is recorded with the reason.
+
+    Exit codes: 0 done, 1 a case is wrong, failed, crashed, timed out or implausible, 2 usage, 3 nothing ran.
+    """
+
+
+def main() -> None:
+    """Entry point: our errors become one line and an exit code, never a traceback."""
+    from bench.errors import BenchError, UsageError
+
+    try:
+        code = app.main(standalone_mode=False, prog_name="deploybench")
+    except click.exceptions.Abort:
+        code = _said("interrupted; the trials that had ended are in the records", 130)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except UsageError as error:
+        code = _said(str(error), 2)
+    except BenchError as error:
+        code = _said(str(error), 1)
+    except KeyboardInterrupt:
+        code = _said("interrupted; the trials that had ended are in the records", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: not our error, and Python must not report it
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _said(message: str, code: int) -> int:
+    click.echo(f"deploybench: {message}", err=True)
+    return code

@@ -1,0 +1,69 @@
+"""Progress on standard error: a line that is redrawn on a terminal, one line per event elsewhere.
+
+It draws only when told of an event: nothing is animated, because an animation would run beside what is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from bench.record import Record
+from bench.report import words
+
+
+class Reporter:
+    """Tells a person how far a run is and how long it will take. `quiet` says nothing."""
+
+    def __init__(self, trials: int, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._live = self._console.is_terminal and not quiet
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))
+        self._bar = Progress(*columns, console=self._console, auto_refresh=False, transient=True, disable=not self._live)
+        self._task = self._bar.add_task("starting", total=max(1, trials), left="")
+        self._begin = time.monotonic()
+        self._title = ""
+        self._trials_done = 0
+
+    def __enter__(self) -> Reporter:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def say(self, message: str) -> None:
+        self._show(message)
+
+    def trial_begins(self, case: str, number: int, of: int) -> None:
+        self._show(f"{case}: trial {number} of {of}")
+
+    def trial_ended(self, trials_left: int) -> None:
+        self._trials_done += 1
+        each = (time.monotonic() - self._begin) / self._trials_done
+        self._title = f"about {_duration(each * trials_left)} left" if trials_left else ""
+        done = self._trials_done
+        self._bar.update(self._task, completed=done, total=done + trials_left, left=self._title, refresh=self._live)
+
+    def case_ended(self, result: Record) -> None:
+        what = f"{result.case.model.name} on {result.case.backend}"
+        if words.published(result):
+            text = f"{what}: {words.cell(result)} ms, error {words.error_of_scale(result)} of scale"
+        else:
+            text = f"{what}: {result.status}: {words.reason(result)}"
+        left = "" if self._live or not self._title else f"  [{self._title}]"
+        self._console.print(f"{text}{left}", markup=False)
+
+    def _show(self, message: str) -> None:
+        if self._live:
+            self._bar.update(self._task, description=message, refresh=True)
+        else:
+            self._console.print(message, markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

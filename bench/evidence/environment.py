@@ -1,0 +1,94 @@
+"""What machine this is, without anything that names its owner: no host name, user, path or address.
+
+Read by the worker on its own machine. Standard library only, Python 3.10.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Facts that a reader of a number wants to know. None where the machine does not tell."""
+
+    machine: str
+    arch: str
+    cpu: str
+    cores: int
+    memory_bytes: int | None
+    os: str
+    kernel: str
+    libc: str
+    python: str
+    governor: str | None
+    mhz_max: int | None
+    boot: str
+
+
+def collect() -> Environment:
+    """The facts of this machine, now. Never raises."""
+    cpu = _cpu_model()
+    cores = os.cpu_count() or 1
+    libc = "".join(platform.libc_ver())
+    return Environment(
+        machine=_label(cpu, cores),
+        arch=platform.machine(),
+        cpu=cpu,
+        cores=cores,
+        memory_bytes=_memory_bytes(),
+        os=_os_name(),
+        kernel=f"{platform.system()} {platform.release()}",
+        libc=libc,
+        python=platform.python_version(),
+        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        mhz_max=_mhz_max(),
+        boot=boot_id(),
+    )
+
+
+def boot_id() -> str:
+    """The kernel's random name for this boot: two devices with the same one are one machine."""
+    return _read("/proc/sys/kernel/random/boot_id") or "unknown"
+
+
+def _label(cpu: str, cores: int) -> str:
+    """A name for the machine's folder of records: its CPU, its cores, and four digits of its (random) machine id, hashed."""
+    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|processor|cpu|@.*", "", cpu.lower())).strip("-")[:40] or "machine"
+    identity = _read("/etc/machine-id") or platform.node()
+    return f"{slug}-{cores}c-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
+
+
+def _cpu_model() -> str:
+    text = _read("/proc/cpuinfo") or ""
+    for key in ("Model", "model name", "Hardware"):  # boards name themselves last; x86 names its CPU
+        if found := re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE):
+            return found.group(1).strip()
+    return platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _os_name() -> str:
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read("/etc/os-release") or "", re.MULTILINE)
+    return found.group(1) if found else platform.system()
+
+
+def _mhz_max() -> int | None:
+    text = _read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    return int(text) // 1000 if text and text.isdigit() else None
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text(errors="replace").strip()
+    except OSError:
+        return None

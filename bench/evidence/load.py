@@ -1,0 +1,87 @@
+"""How busy the machine was, and how much memory the process took, between two moments.
+
+Read from /proc by the measured process itself, before and after its timed loop: nothing is sampled meanwhile, so
+nothing disturbs it. Standard library only, Python 3.10.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from time import perf_counter_ns
+
+# /proc/stat counts in ticks of 10 ms, so a shorter window cannot tell 3 % of two cores from rounding.
+MIN_WINDOW_S = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Counters at one moment; only differences mean something."""
+
+    wall_ns: int
+    busy_s: float | None
+    steal_s: float | None
+    own_s: float
+    involuntary: int
+    major_faults: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What happened between two snapshots. Shares are of all the machine's cores; None where it cannot be told, with why."""
+
+    wall_s: float
+    foreign_cpu: float | None
+    steal: float | None
+    involuntary_switches: int
+    major_faults: int
+    reason: str = ""
+
+
+def snapshot() -> Snapshot:
+    """The counters now."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    busy, steal = _machine_seconds()
+    own = usage.ru_utime + usage.ru_stime
+    return Snapshot(perf_counter_ns(), busy, steal, own, usage.ru_nivcsw, usage.ru_majflt)
+
+
+def between(before: Snapshot, after: Snapshot) -> Load:
+    """The load between two snapshots: foreign CPU is (the machine's busy time - our own) / (cores x wall)."""
+    wall = (after.wall_ns - before.wall_ns) / 1e9
+    involuntary = after.involuntary - before.involuntary
+    faults = after.major_faults - before.major_faults
+    if before.busy_s is None or after.busy_s is None or before.steal_s is None or after.steal_s is None:
+        return Load(wall, None, None, involuntary, faults, "/proc/stat cannot be read here")
+    if wall < MIN_WINDOW_S:
+        return Load(wall, None, None, involuntary, faults, f"the window of {wall:.2f} s is too short to tell")
+    capacity = wall * (os.cpu_count() or 1)
+    own = after.own_s - before.own_s
+    foreign = max(0.0, (after.busy_s - before.busy_s - own) / capacity)
+    return Load(wall, foreign, (after.steal_s - before.steal_s) / capacity, involuntary, faults)
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """This process's resident memory now and at its highest, in bytes."""
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file if line.startswith(("VmRSS", "VmHWM")))
+    except OSError:
+        return None, None
+    kib = {name: int(text.split()[0]) for name, text in fields.items()}
+    return tuple(kib[n] * 1024 if n in kib else None for n in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
+
+
+def _machine_seconds() -> tuple[float | None, float | None]:
+    """Seconds that all cores together have been busy, and stolen by the hypervisor, since boot."""
+    try:
+        with open("/proc/stat") as file:
+            words = file.readline().split()
+    except OSError:
+        return None, None
+    if len(words) < 9 or words[0] != "cpu":
+        return None, None
+    tick = os.sysconf("SC_CLK_TCK")
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(w) for w in words[1:9])
+    return (user + nice + system + irq + softirq) / tick, steal / tick

@@ -1,0 +1,120 @@
+"""This machine behind a link with faults, for tests of everything that a real link can do to us. A fake, and called so.
+
+Device names: `fake:` alone is a good link; `fake:refuse` cannot be reached; `fake:banner` prints like a login shell;
+`fake:cut=N` is lost after N bytes came back; `fake:garbage` answers with something else.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from bench.errors import Unreachable, UsageError
+from bench.hosts.base import Completed, Host, Link
+
+BANNER = b"Welcome to fakeOS 1.0\n\x93DBENC is not yet the magic\nLast login: never\n"
+RELAY_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What the link does wrong."""
+
+    refuse: bool = False
+    banner: bool = False
+    garbage: bool = False
+    cut_bytes: int | None = None
+
+
+def parse_faults(text: str) -> Faults:
+    """The faults in a device's name, separated by commas.
+
+    Raises:
+        UsageError: an unknown one.
+    """
+    known: dict[str, object] = {}
+    for word in filter(None, text.split(",")):
+        name, _, value = word.partition("=")
+        if name in ("refuse", "banner", "garbage") and not value:
+            known[name] = True
+        elif name == "cut" and value.isdigit():
+            known["cut_bytes"] = int(value)
+        else:
+            raise UsageError(f"the fake device knows no fault {word!r}", "known: refuse, banner, garbage, cut=BYTES")
+    return Faults(**known)  # type: ignore[arg-type]
+
+
+class FakeHost(Host):
+    """Another host, with faults in between."""
+
+    name = "fake"
+
+    def __init__(self, inner: Host, faults: Faults) -> None:
+        self._inner, self._faults = inner, faults
+
+    def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Completed:
+        self._refuse()
+        return self._inner.run(argv, stdin=stdin, timeout_s=timeout_s)
+
+    def start(self, argv: Sequence[str]) -> Link:
+        self._refuse()
+        return FaultyLink(self._inner.start(argv), self._faults)
+
+    def put(self, source: Path, key: str) -> PurePosixPath:
+        return self._inner.put(source, key)
+
+    def get(self, path: PurePosixPath, target: Path) -> None:
+        self._inner.get(path, target)
+
+    @property
+    def python(self) -> str:
+        return self._inner.python
+
+    @property
+    def workspace(self) -> PurePosixPath:
+        return self._inner.workspace
+
+    def _refuse(self) -> None:
+        if self._faults.refuse:
+            raise Unreachable("the fake device refused the connection", "use another device")
+
+
+class FaultyLink:
+    """Relays what comes back, with a banner before it, garbage instead of it, or only so much of it."""
+
+    def __init__(self, inner: Link, faults: Faults) -> None:
+        self._inner, self._faults = inner, faults
+        self.read_fd, self._relay_fd = os.pipe()
+        self.write_fd = os.dup(inner.write_fd)
+        self._relay = threading.Thread(target=self._carry, daemon=True)
+        self._relay.start()
+
+    def _carry(self) -> None:
+        left = self._faults.cut_bytes
+        try:
+            if self._faults.banner:
+                os.write(self._relay_fd, BANNER)
+            while data := os.read(self._inner.read_fd, RELAY_BYTES):
+                data = bytes(len(data)) if self._faults.garbage else data
+                os.write(self._relay_fd, data if left is None else data[:left])
+                left = None if left is None else left - len(data)
+                if left is not None and left <= 0:
+                    break
+        except OSError:
+            pass  # either side has gone; closing ours tells the reader
+        finally:
+            os.close(self._relay_fd)
+
+    def close(self) -> None:
+        if self.write_fd >= 0:
+            os.close(self.write_fd)
+            self.write_fd = -1
+            self._inner.close()
+            self._relay.join(5)
+            os.close(self.read_fd)
+
+    def said(self) -> str:
+        return self._inner.said()

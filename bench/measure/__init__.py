@@ -1,0 +1,1 @@
+"""The timed loop (in the child) and the statistics of what it leaves (pure functions)."""

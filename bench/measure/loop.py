@@ -1,0 +1,111 @@
+"""The timed loop. It runs inside the child, next to the runtime; nothing else in that process is awake meanwhile.
+
+Standard library and numpy only, Python 3.10.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter_ns
+
+import numpy as np
+
+from bench.errors import RunError
+from bench.interface import Feeds, Outputs, Plan, Samples, Series, Session
+
+# Between two looks at the stop rule the loop runs this long, so that the look costs nothing per iteration and yet a
+# limit is kept to within it. Rule of thumb: a thousandth of the shortest useful measurement is too fine, a tenth too coarse.
+CHUNK_NS = 20_000_000
+# A clock that is read twice in a row differs by about this much; what cannot fit inside the bracket by more is impossible.
+BRACKET_SLACK_NS = 1_000
+
+
+def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
+    """Samples of the session, by its own clock if it has one, and the harness's bracket around them in nanoseconds."""
+    with _no_garbage_collection():
+        begin = perf_counter_ns()
+        samples = session.measure(feeds, plan)
+        if samples is None:
+            samples, bracket = timed(session.run, feeds, plan)
+        else:
+            bracket = perf_counter_ns() - begin
+    return samples, bracket
+
+
+def fits(samples: Samples, bracket_ns: int) -> bool:
+    """Whether these durations, which do not overlap, could have happened inside the bracket."""
+    return all(
+        int(s.samples_ns.sum()) <= bracket_ns + BRACKET_SLACK_NS and (s.samples_ns > 0).all() for s in samples.series
+    )
+
+
+def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
+    """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket leaves the warm-up out."""
+    warmup_count, typical_ns = _warm_up(run, feeds, plan)
+    chunk = int(max(1, min(100_000, CHUNK_NS // max(1, typical_ns))))
+    samples: list[int] = []
+    done = 0
+    outputs: Outputs = {}
+    begin = perf_counter_ns()
+    while True:
+        rotation = [feeds[(done + i) % len(feeds)] for i in range(chunk)]
+        outputs = chunk_of(run, rotation, samples.append)
+        done += chunk
+        elapsed = perf_counter_ns() - begin
+        if elapsed >= plan.max_s * 1e9:
+            stopped_by = "time limit"
+            break
+        if done >= plan.min_count and elapsed >= plan.min_s * 1e9:
+            stopped_by = "minimums met"
+            break
+    bracket = perf_counter_ns() - begin
+    series = Series("end_to_end", "host", np.array(samples, dtype=np.int64))
+    return Samples((series,), outputs, (done - 1) % len(feeds), warmup_count, stopped_by), bracket
+
+
+def chunk_of(run: Callable[[Feeds], Outputs], rotation: Sequence[Feeds], keep: Callable[[int], None]) -> Outputs:
+    """Time one call of `run` per feed; the last outputs. This is the whole cost of the harness per inference."""
+    clock = perf_counter_ns
+    outputs = None
+    for feed in rotation:
+        outputs = None  # freed here, outside the timed span: a large output's memory goes back to the system
+        begin = clock()
+        outputs = run(feed)
+        end = clock()
+        keep(end - begin)
+    if outputs is None:
+        raise RunError("the backend returned no outputs from a timed inference")
+    return outputs
+
+
+def _warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[int, int]:
+    """Run until both minimums are met or the limit is; how often, and the fastest of them in nanoseconds."""
+    begin = perf_counter_ns()
+    fastest = 0
+    count = 0
+    while True:
+        before = perf_counter_ns()
+        run(feeds[count % len(feeds)])
+        now = perf_counter_ns()
+        fastest = min(fastest or now - before, now - before)
+        count += 1
+        elapsed = now - begin
+        if elapsed >= plan.warmup_max_s * 1e9:
+            return count, fastest
+        if count >= plan.warmup_min_count and elapsed >= plan.warmup_min_s * 1e9:
+            return count, fastest
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection in the middle of an inference would be charged to it; Python's `timeit` does the same."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

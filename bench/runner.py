@@ -1,0 +1,294 @@
+"""Runs cases: resolves, prepares, measures them in rounds, and writes every trial down the moment it ends."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from bench import record, reference
+from bench.artifacts import Prepared, identity, prepare
+from bench.cache import key_of
+from bench.errors import BenchError
+from bench.interface import Options, Plan
+from bench.models import Resolved
+from bench.parity.compare import TOLERANCES, Tolerance, movement
+from bench.record import CaseFacts, CaseLine, EndLine, Record, TrialLine, fold, noisy
+from bench.registry import Registered
+from bench.store import RunFile, now
+from bench.trial import Place, TrialPlan, error_facts, run_trial
+
+SCENARIO = "single-stream"
+# Further trials when others were using the machine: as many again, and no more.
+NOISE_FACTOR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model on a backend on a device with options, complete and checked."""
+
+    resolved: Resolved
+    backend: Registered
+    device: str
+    options: Options
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How thoroughly to measure, and by which tolerance to judge (None: the precision's own)."""
+
+    trials: int = 3
+    plan: Plan = field(default_factory=Plan)
+    tolerance: Tolerance | None = None
+    max_foreign_cpu: float = record.MAX_FOREIGN_CPU
+
+
+class Progress(Protocol):
+    """Whoever watches a run. Called between phases, never while something is timed."""
+
+    def say(self, message: str) -> None:
+        """Something that takes a while has begun."""
+
+    def trial_begins(self, case: str, number: int, of: int) -> None:
+        """The next trial of a case begins; `of` are wanted."""
+
+    def trial_ended(self, trials_left: int) -> None:
+        """A trial has ended, and so many are left over all cases."""
+
+    def case_ended(self, result: Record) -> None:
+        """No more trials of this case will come."""
+
+
+class _Running:
+    """A case on its way: what it needs for its next trial, and the trials it has."""
+
+    def __init__(self, case: Case, settings: Settings, file: RunFile) -> None:
+        self.case, self._settings, self._file = case, settings, file
+        self.title = f"{case.resolved.model.name} on {case.backend.name}"
+        self._id = secrets.token_hex(8)
+        self._tolerance = settings.tolerance or default_tolerance(case)
+        self._line = _case_line(self._id, file, case, settings, self._tolerance)
+        self._plan: TrialPlan | None = None
+        self._trials: list[TrialLine] = []
+        self._end: EndLine | None = None
+
+    def begin(self, place: Place, say: Callable[[str], None]) -> None:
+        """Reference outputs and artefact. A failure ends the case."""
+        error, phase = None, "resolve"
+        prepared = None
+        resolved = self.case.resolved
+        try:
+            resolved = reference.complete(resolved, place, say)
+            phase = "prepare"
+            prepared = prepare(place, self.case.backend, resolved.model, self.case.options, say)
+        except BenchError as caught:
+            error = error_facts(caught, phase)
+        self._line = _with_facts(self._line, resolved, prepared)
+        self._file.append(self._line)
+        if prepared is None:
+            self.end("it could not be prepared", error)
+            return
+        self._plan = TrialPlan(
+            case_id=self._id,
+            backend=self.case.backend,
+            artifact=prepared.artifact,
+            artifact_key=prepared.key,
+            options=self.case.options,
+            data_sets=resolved.data_sets,
+            tolerance=self._tolerance,
+            plan=self._settings.plan,
+        )
+
+    def trial(self, place: Place) -> None:
+        """One more trial, written down before this returns."""
+        assert self._plan is not None
+        line = run_trial(place, self._plan, len(self._trials))
+        self._file.append(line)
+        self._trials.append(line)
+
+    def wants_more(self) -> str:
+        """Empty while another trial is wanted, else why none is."""
+        wanted = self._settings.trials
+        if self._trials and self._trials[-1].error:
+            return "a trial failed"
+        if any(t.parity and not t.parity.passed for t in self._trials):
+            return "its answers are wrong"
+        quiet = sum(not noisy(t, self._settings.max_foreign_cpu) for t in self._trials)
+        if quiet >= wanted:
+            return "enough trials"
+        return "the machine stayed busy" if len(self._trials) >= wanted * NOISE_FACTOR else ""
+
+    def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
+        self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error)
+        self._file.append(self._end)
+
+    @property
+    def ended(self) -> bool:
+        return self._end is not None
+
+    def trials_left(self) -> int:
+        return 0 if self.ended else max(1, self._settings.trials - len(self._trials))
+
+    def record(self) -> Record:
+        return fold(self._line, self._trials, self._end)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    place: Place,
+    settings: Settings,
+    *,
+    results: Path,
+    machine: str,
+    run: str,
+    progress: Progress,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> list[Record]:
+    """The records of all cases, in their order. Trials come in rounds (A B C, C B A), so that drift hits all cases alike.
+
+    Raises:
+        BenchError: the results folder cannot be written. Nothing else: what goes wrong with a case is in its record.
+    """
+    with RunFile(results, machine, run) as file:
+        running = [_Running(case, settings, file) for case in cases]
+        for number in range(settings.trials * NOISE_FACTOR):
+            for case in running if number % 2 == 0 else reversed(running):
+                if not case.ended:
+                    _one_trial(case, number, running, place, settings, progress, out_of_time)
+        return [case.record() for case in running]
+
+
+def _one_trial(
+    case: _Running,
+    number: int,
+    running: Sequence[_Running],
+    place: Place,
+    settings: Settings,
+    progress: Progress,
+    out_of_time: Callable[[], bool],
+) -> None:
+    if out_of_time():
+        if number == 0:
+            case.begin(place, progress.say)
+        if not case.ended:
+            case.end("the budget is spent")
+        progress.case_ended(case.record())
+        return
+    progress.trial_begins(case.title, number + 1, settings.trials)
+    if number == 0:
+        case.begin(place, progress.say)
+    if not case.ended:
+        case.trial(place)
+        if reason := case.wants_more():
+            case.end(reason)
+    progress.trial_ended(sum(c.trials_left() for c in running))
+    if case.ended:
+        progress.case_ended(case.record())
+
+
+def default_tolerance(case: Case) -> Tolerance:
+    """The tolerance of the precision that is asked for, or that the model's file is in."""
+    asked = case.options.precision
+    name = case.resolved.precision if asked == "model" else {"tf32": "fp16"}.get(asked, asked)
+    return TOLERANCES.get(name, TOLERANCES["fp32"])
+
+
+def case_facts(case: Case) -> CaseFacts:
+    """What the case is, with files named by their content."""
+    model, options = case.resolved.model, case.options
+    extra = {name: identity(value) for name, value in options.extra.items()}
+    return CaseFacts(
+        model=record.ModelFacts(
+            name=model.name,
+            sha256=case.resolved.source_sha256,
+            opset=model.opset,
+            precision=case.resolved.precision,
+            shapes={name: list(shape) for name, shape in case.resolved.shapes.items()},
+        ),
+        backend=case.backend.name,
+        device=case.device,
+        options=record.OptionFacts(
+            threads=options.threads,
+            precision=options.precision,
+            cpus=list(options.cpus),
+            batch=case.batch,
+            scenario=SCENARIO,
+            extra=dict(sorted(extra.items())),
+        ),
+    )
+
+
+def cell_of(facts: CaseFacts) -> str:
+    """The cell that a case belongs to every night: model, backend, device and options, but no versions."""
+    return key_of(record.msgspec.to_builtins(facts))[:16]
+
+
+def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, tolerance: Tolerance) -> CaseLine:
+    default = default_tolerance(case)
+    relaxed = tolerance.rtol > default.rtol or tolerance.atol_of_scale > default.atol_of_scale
+    facts = case_facts(case)
+    return CaseLine(
+        schema=record.SCHEMA,
+        id=identity_,
+        run=file.run,
+        cell=cell_of(facts),
+        machine=file.machine,
+        started_at=now(),
+        case=facts,
+        source=Path(case.resolved.reference).name,
+        trials_wanted=settings.trials,
+        max_foreign_cpu=settings.max_foreign_cpu,
+        tolerance=record.ToleranceFacts(
+            name=tolerance.name,
+            rtol=tolerance.rtol,
+            atol_of_scale=tolerance.atol_of_scale,
+            reason=tolerance.reason,
+            relaxed=relaxed,
+        ),
+        notes=[record.public(note) for note in case.resolved.notes],
+    )
+
+
+def _with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None) -> CaseLine:
+    notes = list(line.notes)
+    facts = _reference_facts(resolved)
+    if facts and facts.moved is not None and facts.moved < 0.01:
+        notes.append(f"input-blind: the reference output moves by {facts.moved:.2%} of its norm between two inputs")
+    return record.msgspec.structs.replace(
+        line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
+    )
+
+
+def _prepare_facts(prepared: Prepared) -> record.PrepareFacts:
+    return record.PrepareFacts(
+        seconds=prepared.seconds,
+        cache=prepared.cache,  # type: ignore[arg-type]
+        artefact_bytes=prepared.size_bytes,
+        artefact_sha256=prepared.sha256,
+        converter=dict(prepared.converter),
+    )
+
+
+def _reference_facts(resolved: Resolved) -> record.ReferenceFacts | None:
+    """The weakest provenance among the data sets stands for all: one that came without words is `as supplied`."""
+    known = [d for d in resolved.data_sets if d.expected is not None and d.provenance is not None]
+    if not known:
+        return None
+    first = known[0].provenance
+    assert first is not None
+    moved = None
+    if len(known) > 1:
+        moved = movement(known[0].expected or {}, known[1].expected or {})
+    producers = {d.provenance.producer for d in known if d.provenance}
+    return record.ReferenceFacts(
+        producer=first.producer if len(producers) == 1 else " and ".join(sorted(producers)),
+        version=first.version,
+        settings=first.settings,
+        sha256=key_of([d.sha256 for d in known]),
+        moved=moved,
+    )
+
+

@@ -1,0 +1,222 @@
+"""One trial: a fresh process on the device's machine loads an artefact, proves its answers, is timed, proves them again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bench import record
+from bench.cache import Cache
+from bench.errors import BackendUnavailable, BenchError
+from bench.hosts.base import Host
+from bench.interface import Artifact, Options, Outputs, Plan, Probe
+from bench.models import DataSet
+from bench.parity.compare import ParityReport, Tolerance, compare
+from bench.registry import Registered
+from bench.store import now
+from bench.worker import bundle, wire
+from bench.worker.client import Failure, Worker, WorkerError
+from bench.worker.protocol import Unpacker, pack
+
+LEASE_FOLDER = "/tmp"  # noqa: S108 - every user of the machine must meet at the same place
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long each phase may take, in seconds. `measure` is added to what the plan itself may take."""
+
+    lease: float = 3600.0
+    start: float = 60.0
+    probe: float = 60.0
+    prepare: float = 900.0
+    load: float = 300.0
+    first_run: float = 300.0
+    measure: float = 60.0
+    close: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A host with what a worker on it needs."""
+
+    device: str
+    host: Host
+    cache: Cache
+    limits: Limits = field(default_factory=Limits)
+    lease_folder: str = LEASE_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A worker whose child has imported its runtime."""
+
+    worker: Worker
+    probe: Probe
+    environment: Mapping[str, Any]
+    start_s: float
+    import_s: float
+
+
+@contextmanager
+def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purpose: str) -> Iterator[Started]:
+    """A leased worker with a fresh child for this backend, ended on the way out.
+
+    Raises:
+        WorkerError: it could not be started, or the runtime is not available there.
+    """
+    code, key = bundle.make(backend.spec, place.cache)
+    limits = place.limits
+    with Worker(place.host, str(place.host.put(code, key))) as worker:
+        holder = f"deploybench {purpose} (process {os.getpid()}, since {now()})"
+        worker.ask("lease", {"folder": place.lease_folder, "holder": holder}, phase="connect", limit_s=limits.lease)
+        begin = time.perf_counter()
+        facts, _ = worker.ask("start", {"backend": backend.spec, "cpus": list(cpus)}, limit_s=limits.start)
+        start_s = time.perf_counter() - begin
+        begin = time.perf_counter()
+        answer, _ = worker.ask("probe", limit_s=limits.probe)
+        import_s = time.perf_counter() - begin
+        probe = wire.probe(answer["probe"])
+        if not probe.available:
+            failure = Failure("probe", "BackendUnavailable", probe.reason, probe.remedy, error=BackendUnavailable.__name__)
+            raise WorkerError(failure)
+        yield Started(worker, probe, {**answer["environment"], "numpy": facts["numpy"]}, start_s, import_s)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """What one trial of a case does."""
+
+    case_id: str
+    backend: Registered
+    artifact: Artifact
+    artifact_key: str
+    options: Options
+    data_sets: Sequence[DataSet]
+    tolerance: Tolerance
+    plan: Plan
+
+
+class _Trial:
+    """Gathers what is learnt, so that a trial that fails half-way still says what it knew."""
+
+    def __init__(self, index: int, plan: TrialPlan) -> None:
+        self._plan = plan
+        self._facts: dict[str, Any] = {
+            "schema": record.SCHEMA, "id": plan.case_id, "index": index, "started_at": now(), "environment": {}, "runtimes": {}
+        }  # fmt: skip
+        self._judged: list[record.JudgedFacts] = []
+
+    def line(self) -> record.TrialLine:
+        worst = max(self._judged, key=record.worst_first, default=None)
+        return record.TrialLine(**self._facts, parity=worst)
+
+    def fail(self, error: record.ErrorFacts) -> None:
+        self._facts["error"] = error
+
+    def run(self, place: Place) -> None:
+        plan = self._plan
+        with started(place, plan.backend, plan.options.cpus, purpose=plan.backend.name) as ready:
+            self._facts |= {"environment": dict(ready.environment), "runtimes": dict(ready.probe.runtimes)}
+            cold = record.ColdFacts(start_s=ready.start_s, import_s=ready.import_s)
+            self._facts["cold"] = cold
+            loaded = self._load(ready.worker, place)
+            first_run_s = [self._first_run(ready.worker, place.limits, index) for index in range(len(plan.data_sets))]
+            self._facts["cold"] = record.ColdFacts(
+                start_s=ready.start_s, import_s=ready.import_s, load_s=loaded["load_s"], first_run_s=first_run_s[0]
+            )
+            self._measure(ready.worker, place.limits, loaded["loaded_rss_bytes"])
+            ready.worker.ask("close", limit_s=place.limits.close)
+
+    def _load(self, worker: Worker, place: Place) -> dict[str, Any]:
+        artifact = wire.plain(self._plan.artifact)
+        artifact["root"] = str(place.host.put(self._plan.artifact.root, self._plan.artifact_key))
+        args = {"artifact": artifact, "options": wire.plain(self._plan.options)}
+        return worker.ask("load", args, limit_s=place.limits.load)[0]
+
+    def _first_run(self, worker: Worker, limits: Limits, index: int) -> float:
+        data = self._plan.data_sets[index]
+        answer, outputs = run_once(worker, data, limits)
+        self._judge(outputs, index, "first_run")
+        return float(answer["run_s"])
+
+    def _judge(self, outputs: Outputs, index: int, at: str) -> None:
+        expected = self._plan.data_sets[index].expected
+        if expected is not None:
+            self._judged.append(judged(compare(expected, outputs, self._plan.tolerance), at, index))
+
+    def _measure(self, worker: Worker, limits: Limits, loaded_rss_bytes: int | None) -> None:
+        plan = self._plan.plan
+        limit_s = plan.max_s + plan.warmup_max_s + limits.measure
+        answer, body = worker.ask("measure", {"plan": asdict(plan)}, limit_s=limit_s)
+        reader = Unpacker(body)
+        series = [
+            record.Series(scope=s["scope"], clock=s["clock"], samples_ns=reader.value(s["samples"]).tolist())
+            for s in answer["series"]
+        ]
+        outputs = {name: reader.value(tree) for name, tree in answer["outputs"].items()}
+        self._judge(outputs, answer["feed_index"], "verify")
+        placement = record.PlacementFacts(**answer["placement"], affinity=answer["affinity"])
+        memory = record.MemoryFacts(loaded_rss_bytes=loaded_rss_bytes, peak_rss_bytes=answer["peak_rss_bytes"])
+        self._facts |= {
+            "series": series,
+            "warmup_count": answer["warmup_count"],
+            "stopped_by": answer["stopped_by"],
+            "bracket_ns": answer["bracket_ns"],
+            "fits": answer["fits"],
+            "load": record.LoadFacts(**answer["load"]),
+            "memory": memory,
+            "placement": placement,
+        }
+        asked = self._plan.options.precision
+        if asked not in ("model", placement.precision):
+            message = f"precision {asked} was asked for, {placement.precision} was used"
+            self.fail(record.ErrorFacts(phase="verify", kind="mismatch", error="BenchError", message=message))
+
+
+def run_trial(place: Place, plan: TrialPlan, index: int) -> record.TrialLine:
+    """The line of one trial; a failure of any kind is in it, never raised."""
+    trial = _Trial(index, plan)
+    try:
+        trial.run(place)
+    except BenchError as error:
+        trial.fail(error_facts(error, "connect"))
+    return trial.line()
+
+
+def run_once(worker: Worker, data: DataSet, limits: Limits) -> tuple[dict[str, Any], Outputs]:
+    """The answer to one `run`, and its outputs."""
+    buffers: list[bytes | memoryview] = []
+    feeds = {name: pack(array, buffers) for name, array in data.feeds.items()}
+    answer, body = worker.ask("run", {"feeds": feeds}, buffers, phase="first_run", limit_s=limits.first_run)
+    reader = Unpacker(body)
+    return answer, {name: reader.value(tree) for name, tree in answer["outputs"].items()}
+
+
+def judged(report: ParityReport, at: Any, feed: int) -> record.JudgedFacts:
+    """A parity report as the record has it."""
+    outputs = [record.OutputFacts(**{**asdict(o), "worst": None if o.worst is None else list(o.worst)}) for o in report.outputs]
+    return record.JudgedFacts(
+        passed=report.passed, grade=report.grade, at=at, feed=feed, problem=report.problem, outputs=outputs
+    )
+
+
+def error_facts(error: BenchError, phase: str) -> record.ErrorFacts:
+    """An error as the record has it, without paths and addresses."""
+    failure = (
+        error.failure
+        if isinstance(error, WorkerError)
+        else Failure(phase, type(error).__name__, error.message, error.hint, error=type(error).__name__)
+    )
+    return record.ErrorFacts(
+        phase=failure.phase,
+        kind=failure.kind,
+        error=failure.error,
+        message=record.public(failure.message),
+        hint=record.public(failure.hint),
+        signal=failure.signal,
+        log_tail=record.public(failure.log_tail),
+    )

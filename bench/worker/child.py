@@ -1,0 +1,252 @@
+"""The child: the only process that loads a runtime. It answers one request at a time and touches nothing else.
+
+Standard library, numpy, one backend and its runtime; Python 3.10.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bench.errors import BenchError, Crashed, RunError, UsageError
+from bench.evidence import environment
+from bench.evidence import load as machine_load
+from bench.interface import Artifact, Backend, Feeds, Finished, Options, Outputs, Packed, Plan, Session, Signature
+from bench.measure import loop
+from bench.worker import wire
+from bench.worker.protocol import Decoder, Frame, Unpacker, encode, pack
+
+READ_BYTES = 1 << 20
+TOOL_OUTPUT_BYTES = 64 << 10
+PR_SET_PDEATHSIG = 1
+
+Reply = tuple[dict[str, Any], list[Any]]
+
+
+class Child:
+    """The state of one trial on the runtime's side: a backend, its session, and the feeds it was given."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._session: Session | None = None
+        self._signature: Signature | None = None
+        self._feeds: list[Feeds] = []
+
+    def answer(self, frame: Frame) -> Reply:
+        """The result of one request and its buffers. Raises what the verb raises."""
+        verbs: dict[str, Callable[[Mapping[str, Any], bytes], Reply]] = {
+            "start": self._start,
+            "probe": self._probe,
+            "prepare": self._prepare,
+            "load": self._load,
+            "run": self._run,
+            "measure": self._measure,
+            "close": self._close,
+        }
+        verb = frame.header["verb"]
+        if verb not in verbs:
+            raise UsageError(f"the worker knows no verb {verb!r}", "client and worker are of different versions")
+        return verbs[verb](frame.header["args"], frame.body)
+
+    def _start(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        if args["cpus"]:
+            os.sched_setaffinity(0, args["cpus"])
+        module, _, name = args["backend"].partition(":")
+        self._backend = getattr(importlib.import_module(module), name)()
+        return {"numpy": np.__version__}, []
+
+    def _probe(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        return {"probe": wire.plain(self._require_backend().probe()), "environment": asdict(environment.collect())}, []
+
+    def _prepare(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()})
+        model, options = wire.model(args["model"]), wire.options(args["options"])
+        artifact = self._require_backend().prepare(model, options, Path(args["workdir"]), tools)
+        return {"artifact": wire.plain(artifact)}, []
+
+    def _load(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        artifact: Artifact = wire.artifact(args["artifact"])
+        options: Options = wire.options(args["options"])
+        begin = time.perf_counter()
+        self._session = self._require_backend().load(artifact, options)
+        seconds = time.perf_counter() - begin
+        self._signature = artifact.signature
+        return {"load_s": seconds, "loaded_rss_bytes": machine_load.memory_bytes()[0]}, []
+
+    def _run(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        session, signature = self._require_session()
+        reader = Unpacker(body)
+        feeds = {name: reader.value(tree) for name, tree in args["feeds"].items()}
+        check_feeds(signature, feeds)
+        self._feeds.append(feeds)
+        begin = time.perf_counter()
+        outputs = session.run(feeds)
+        seconds = time.perf_counter() - begin
+        buffers: list[Any] = []
+        return {"run_s": seconds, "outputs": _trees(outputs, buffers)}, buffers
+
+    def _measure(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        session, _ = self._require_session()
+        before = machine_load.snapshot()
+        samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]))
+        after = machine_load.snapshot()
+        rss, peak = machine_load.memory_bytes()
+        buffers: list[Any] = []
+        result = {
+            "series": [
+                {"scope": s.scope, "clock": s.clock, "samples": pack(np.asarray(s.samples_ns, np.int64), buffers)}
+                for s in samples.series
+            ],
+            "outputs": _trees(samples.outputs, buffers),
+            "feed_index": samples.feed_index,
+            "warmup_count": samples.warmup_count,
+            "stopped_by": samples.stopped_by,
+            "bracket_ns": bracket_ns,
+            "fits": loop.fits(samples, bracket_ns),
+            "load": asdict(machine_load.between(before, after)),
+            "peak_rss_bytes": peak,
+            "rss_bytes": rss,
+            "placement": wire.plain(session.placement()),
+            "affinity": sorted(os.sched_getaffinity(0)),
+        }
+        return result, buffers
+
+    def _close(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        if self._session is not None:
+            self._session.close()
+        return {}, []
+
+    def _require_backend(self) -> Backend:
+        if self._backend is None:
+            raise UsageError("no backend has been started")
+        return self._backend
+
+    def _require_session(self) -> tuple[Session, Signature]:
+        if self._session is None or self._signature is None:
+            raise UsageError("no artefact has been loaded")
+        return self._session, self._signature
+
+
+class BoundedTools:
+    """The runner handed to `prepare`. The supervisor kills this process's group, tools included, when the phase's time is up."""
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = paths
+
+    def run(self, argv: Sequence[str], *, cwd: Path) -> Finished:
+        """Run a program to its end, its output kept and also copied to the log."""
+        environment = {**os.environ, "TMPDIR": str(cwd)}
+        try:
+            done = subprocess.run(
+                list(argv), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, check=False, preexec_fn=die_with_parent,
+            )  # fmt: skip
+        except OSError as error:
+            raise UsageError(f"{argv[0]} cannot be started: {error.strerror}") from error
+        output = done.stdout.decode("utf-8", "replace")
+        print(output, file=sys.stderr, flush=True)
+        if done.returncode < 0:
+            name = signal.Signals(-done.returncode).name
+            raise Crashed(f"the converter {Path(argv[0]).name} died of {name}", signal=name)
+        return Finished(done.returncode, output[-TOOL_OUTPUT_BYTES:])
+
+    def path(self, name: str) -> Path:
+        """The fetched binary of a declared tool."""
+        return self._paths[name]
+
+
+def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
+    """Refuse feeds that are not exactly what the model takes.
+
+    Raises:
+        UsageError: a wrong, missing or superfluous name, another element type, another shape.
+    """
+    wanted = {spec.name: spec for spec in signature.inputs}
+    if set(feeds) != set(wanted):
+        raise UsageError(f"the model takes the inputs {sorted(wanted)}, it was fed {sorted(feeds)}")
+    for name, value in feeds.items():
+        spec = wanted[name]
+        dtype = value.dtype if isinstance(value, Packed) else "string" if value.dtype == object else value.dtype.name
+        shape = value.bits.shape if isinstance(value, Packed) else value.shape
+        if dtype != spec.dtype:
+            raise UsageError(f"input {name!r} takes {spec.dtype}, it was fed {dtype}")
+        if spec.shape is not None and (
+            len(shape) != len(spec.shape) or any(w not in (None, g) for w, g in zip(spec.shape, shape, strict=True))
+        ):
+            raise UsageError(f"input {name!r} takes shape {list(spec.shape)}, it was fed {list(shape)}")
+
+
+def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
+    if not isinstance(outputs, dict):
+        raise RunError(f"the backend returned {type(outputs).__name__}, not a mapping of outputs")
+    return {name: pack(value, buffers) for name, value in outputs.items()}
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however it ends (Linux only)."""
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (OSError, AttributeError):
+        pass
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    """The error as data. One that is not ours came out of a backend unmapped: its traceback is in the log."""
+    if isinstance(error, BenchError):
+        name, message, hint = type(error).__name__, error.message, error.hint
+        return {"class": name, "message": message, "hint": hint, "kind": None, "signal": getattr(error, "signal", None)}
+    traceback.print_exc()
+    text = f"{type(error).__name__}: {error}"
+    return {"class": "BenchError", "message": text, "hint": "", "kind": "unexpected", "signal": None}
+
+
+def _flush_log() -> None:
+    """What the runtime printed sits in the buffers of Python and of C; the log's tail is read next."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    ctypes.CDLL(None).fflush(None)
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer requests until the pipe ends or `close` was answered."""
+    child = Child()
+    decoder = Decoder()
+    while data := source.read(READ_BYTES):
+        for frame in decoder.feed(data):
+            header: dict[str, Any] = {"id": frame.header["id"]}
+            buffers: list[Any] = []
+            try:
+                header["ok"], buffers = child.answer(frame)
+            except MemoryError:
+                header["error"] = _describe(RunError("out of memory", "use a smaller batch or a bigger machine"))
+            except Exception as error:  # noqa: BLE001 - whatever a backend raises becomes a record, not a crash
+                header["error"] = _describe(error)
+            if "error" in header:
+                _flush_log()
+            sink.write(encode(header, buffers))
+            sink.flush()
+            if frame.header["verb"] == "close":
+                return
+
+
+def main(read_fd: str, write_fd: str) -> None:
+    """Entry point: the pipe's ends come as numbers, kept from whatever the runtime starts."""
+    die_with_parent()
+    for fd in (int(read_fd), int(write_fd)):
+        os.set_inheritable(fd, False)
+    with os.fdopen(int(read_fd), "rb", buffering=0) as source, os.fdopen(int(write_fd), "wb") as sink:
+        serve(source, sink)
+    _flush_log()
+    os._exit(0)  # a runtime's static destructors may crash; the trial is over and has been answered
