@@ -228,6 +228,7 @@ class OrtCpu(Ort):
     """ONNX Runtime on the CPU."""
 
     name = "ort-cpu"
+    distributions = ("onnxruntime",)
     install = 'pip install "deploybench[cpu]"'
     provider = "CPUExecutionProvider"
     device = "cpu"

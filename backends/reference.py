@@ -79,6 +79,8 @@ class Reference(Backend):
     """onnx.reference.ReferenceEvaluator. Threads are numpy's affair and are ignored."""
 
     name = "reference"
+    opt_in = True
+    distributions = ("onnx",)
     install = "pip install onnx"
     concurrency = "processes"
     reference = {}  # noqa: RUF012 - declared as a read-only mapping

@@ -154,10 +154,10 @@ class Cache:
         with self._locked(entry.kind, entry.key, lambda message: None):
             shutil.rmtree(self.root / entry.kind / entry.key, ignore_errors=True)
 
-    def clean(self) -> int:
-        """Remove everything; the bytes freed."""
+    def clean(self, kind: str | None = None) -> int:
+        """Remove everything, or everything of a kind; the bytes freed."""
         freed = 0
-        for entry in self.list():
+        for entry in [e for e in self.list() if kind in (None, e.kind)]:
             self.remove(entry)
             freed += entry.size_bytes
         shutil.rmtree(self.root / "making", ignore_errors=True)

@@ -81,7 +81,7 @@ def resolve(
         UsageError: there is no such model, its file is bad, or its dimensions are left open.
         BenchError: its recipe failed.
     """
-    path, name = _locate(reference, cache, say)
+    path, name = locate(reference, cache, say)
     file = onnxfile.read(path)
     bound = onnxfile.bindings(file, shapes, batch)
     source_sha256 = file.sha256
@@ -95,7 +95,7 @@ def resolve(
     )
 
 
-def _locate(reference: str, cache: Cache, say: Callable[[str], None]) -> tuple[Path, str]:
+def locate(reference: str, cache: Cache, say: Callable[[str], None]) -> tuple[Path, str]:
     """The .onnx file and the model's name. A catalogue name wins over a file or folder of the same name in this folder."""
     entries = catalog.load()
     if reference in entries:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.artifacts import prepare
+from bench.artifacts import identity, prepare
 from bench.cache import key_of
 from bench.errors import BenchError
 from bench.interface import Backend, Options, Outputs
@@ -26,12 +26,15 @@ FILE = "outputs.bin"
 
 def judges() -> list[Registered]:
     """The backends whose outputs may judge others, the best first."""
-    found = [(r.create().local_only, name, r) for name, r in installed().items() if r.create().reference is not None]
+    works = {name: r for name, r in installed().items() if r.works()}
+    found = [(r.create().local_only, name, r) for name, r in works.items() if r.create().reference is not None]
     return [registered for _, _, registered in sorted(found, key=lambda item: item[:2])]
 
 
-def complete(resolved: Resolved, place: Place, say: Callable[[str], None]) -> Resolved:
-    """The model with an expected output for each of its inputs.
+def complete(
+    resolved: Resolved, place: Place, say: Callable[[str], None], files: Mapping[str, str] | None = None
+) -> Resolved:
+    """The model with an expected output for each of its inputs. `files`: the run's file options (custom operators).
 
     Raises:
         BenchError: no installed backend can give one; the message says what each answered.
@@ -41,7 +44,7 @@ def complete(resolved: Resolved, place: Place, say: Callable[[str], None]) -> Re
     reasons: list[str] = []
     for judge in judges():
         try:
-            data_sets = tuple(_with_expected(d, resolved, place, judge, say) for d in resolved.data_sets)
+            data_sets = tuple(_with_expected(d, resolved, place, judge, files or {}, say) for d in resolved.data_sets)
         except BenchError as error:
             reasons.append(f"{judge.name}: {error.message}")
             continue
@@ -53,12 +56,18 @@ def complete(resolved: Resolved, place: Place, say: Callable[[str], None]) -> Re
 
 
 def _with_expected(
-    data: DataSet, resolved: Resolved, place: Place, judge: Registered, say: Callable[[str], None]
+    data: DataSet,
+    resolved: Resolved,
+    place: Place,
+    judge: Registered,
+    files: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> DataSet:
     if data.expected is not None:
         return data
     backend = judge.create()
-    settings = {k: str(v) for k, v in (backend.reference or {}).items()}
+    known = {option.name for option in backend.options if option.kind == "file"}
+    settings = {k: str(v) for k, v in (backend.reference or {}).items()} | {k: v for k, v in files.items() if k in known}
     options = Options(extra=complete_options(backend, settings))
 
     def build(folder: Path) -> dict[str, Any]:
@@ -72,9 +81,10 @@ def _with_expected(
         producer, version = next(iter(ready.probe.runtimes.items()), (judge.name, ready.probe.version))
         return {"producer": producer, "version": version}
 
-    key = key_of([resolved.model.sha256, data.sha256, judge.name, settings, _versions(backend)])
+    facts = {name: identity(value) for name, value in settings.items()}
+    key = key_of([resolved.model.sha256, data.sha256, judge.name, facts, _versions(backend)])
     entry = place.cache.get("references", key, build, summary=f"{resolved.model.name} by {judge.name}", on_wait=say)
-    words = ", ".join(f"{k} {v}" for k, v in {"precision": "as the model", **settings}.items())
+    words = ", ".join(f"{k} {v}" for k, v in facts.items())
     provenance = Provenance(entry.facts["producer"], entry.facts["version"], words)
     return replace(data, expected=_load(entry.path / FILE), provenance=provenance)
 

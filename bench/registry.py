@@ -23,6 +23,14 @@ class Registered:
     spec: str
     distribution: str
 
+    def works(self) -> bool:
+        """Whether its module can be imported at all."""
+        try:
+            self.create()
+        except BackendUnavailable:
+            return False
+        return True
+
     def create(self) -> Backend:
         """An instance, for its declarations; no runtime is loaded.
 

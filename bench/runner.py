@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +34,8 @@ class Case:
     device: str
     options: Options
     batch: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File options of the run (custom-operator libraries): whoever judges needs them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class _Running:
         prepared = None
         resolved = self.case.resolved
         try:
-            resolved = reference.complete(resolved, place, say)
+            resolved = reference.complete(resolved, place, say, self.case.files)
             phase = "prepare"
             prepared = prepare(place, self.case.backend, resolved.model, self.case.options, say)
         except BenchError as caught:

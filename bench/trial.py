@@ -61,6 +61,18 @@ class Started:
     import_s: float
 
 
+def probe(place: Place, backend: Registered) -> Probe:
+    """What the backend can do there, asked in a process of its own: importing a runtime may print, crash or hang."""
+    try:
+        code, key = bundle.make(backend.spec, place.cache)
+        with Worker(place.host, str(place.host.put(code, key))) as worker:
+            worker.ask("start", {"backend": backend.spec, "cpus": []}, limit_s=place.limits.start)
+            answer, _ = worker.ask("probe", limit_s=place.limits.probe)
+    except BenchError as error:
+        return Probe(False, reason=error.message, remedy=error.hint)
+    return wire.probe(answer["probe"])
+
+
 @contextmanager
 def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purpose: str) -> Iterator[Started]:
     """A leased worker with a fresh child for this backend, ended on the way out.

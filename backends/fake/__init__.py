@@ -32,6 +32,7 @@ class Fake(Backend):
     """The null device."""
 
     name = "fake"
+    opt_in = True
     prepares = "host"
     reference = None
     # A long latency is a sleep, which releases Python's lock; a short one is a spin, which does not.

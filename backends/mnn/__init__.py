@@ -20,6 +20,7 @@ class Mnn(Backend):
     """MNN on the CPU, through its session interface: the newer Module holds Python's lock while it computes."""
 
     name = "mnn"
+    distributions = ("MNN",)
     install = 'pip install "deploybench[mnn]"'
     prepares = "host"
     options: ClassVar[tuple[Option, ...]] = (

@@ -18,6 +18,7 @@ class Ncnn(Backend):
     """ncnn on the CPU. Float32 in and out; integers only as indices into an embedding."""
 
     name = "ncnn"
+    distributions = ("ncnn",)
     install = 'pip install "deploybench[ncnn]"'
     prepares = "host"
     options: ClassVar[tuple[Option, ...]] = (

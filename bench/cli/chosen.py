@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from bench.cli.options import parse_cpus, parse_extra, parse_shapes
 from bench.errors import UsageError
 from bench.hosts.base import Host
 from bench.hosts.local import LocalHost
-from bench.interface import Options
+from bench.interface import Options, Probe
 from bench.models import resolve
 from bench.registry import Registered, complete_options, find, installed
 from bench.runner import Case
-from bench.trial import Limits, Place
+from bench.trial import Limits, Place, probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,22 @@ def _host(device: str, cache: Cache) -> Host:
     raise UsageError(f"there is no device {device!r}", "known: local, and fake: with faults for tests")
 
 
-def backends(names: Sequence[str]) -> list[Registered]:
-    """The backends of these names, each once; without names, every one that is available here and not opt-in.
+def probes(found: Sequence[Registered], where: Place) -> list[Probe]:
+    """What each of them can do on a place, asked all at once: nothing is measured meanwhile."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(lambda registered: probe(where, registered), found))
+
+
+def backends(names: Sequence[str], where: Place) -> list[Registered]:
+    """The backends of these names, each once; without names, every one that is available there and not opt-in.
 
     Raises:
         UsageError: an unknown name, or nothing is available.
     """
     if names:
         return [find(name) for name in dict.fromkeys(names)]
-    usual = [r for r in installed().values() if not r.create().opt_in]
-    if present := [r for r in usual if r.create().probe().available]:
+    usual = [r for r in installed().values() if r.works() and not r.create().opt_in]
+    if present := [r for r, p in zip(usual, probes(usual, where), strict=True) if p.available]:
         return present
     hints = [r.create().install for r in usual if r.create().install]
     raise UsageError("no runtime is installed", f"install one or more, for example: {hints[0]}" if hints else "")
@@ -81,10 +88,11 @@ def cases(
     """
     options = _options(chosen, wanted)
     shapes = parse_shapes(wanted.shapes)
+    files = {name: str(o.extra[name]) for r in chosen for o in (options[r.name],) for name in _file_options(r) if o.extra[name]}
     found = []
     for reference in dict.fromkeys(models):
         resolved = resolve(reference, cache, shapes=shapes, batch=wanted.batch, say=say)
-        found += [Case(resolved, r, device, options[r.name], wanted.batch) for r in chosen]
+        found += [Case(resolved, r, device, options[r.name], wanted.batch, files) for r in chosen]
     return found
 
 
@@ -96,11 +104,15 @@ def _options(chosen: Sequence[Registered], wanted: Wanted) -> dict[str, Options]
     for registered in chosen:
         backend = registered.create()
         extra: dict[str, Any] = complete_options(backend, given[registered.name])
-        for option in backend.options:
-            if option.kind == "file" and extra[option.name]:
-                extra[option.name] = _existing(str(extra[option.name]), option.name)
+        for name in _file_options(registered):
+            if extra[name]:
+                extra[name] = _existing(str(extra[name]), name)
         found[registered.name] = replace(base, extra=extra)
     return found
+
+
+def _file_options(registered: Registered) -> list[str]:
+    return [option.name for option in registered.create().options if option.kind == "file"]
 
 
 def _existing(text: str, name: str) -> str:

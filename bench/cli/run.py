@@ -68,8 +68,8 @@ def command(
 
     cache = Cache(settings["cache_dir"])
     wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus)
-    picked = chosen.backends(backends)
-    where = chosen.place(device, cache, _limits(settings["limits"]))
+    where = chosen.place(device, cache, place_limits(settings["limits"]))
+    picked = chosen.backends(backends, where)
     with Reporter(len(models) * len(picked) * settings["trials"], quiet=settings["quiet"]) as reporter:
         cases = chosen.cases(models, picked, device, wanted, cache, reporter.say)
         records = measure(cases, where, settings, reporter)
@@ -130,7 +130,8 @@ def _write_table(text: str, record: Any, results: Path) -> Path:
     return path.parent
 
 
-def _limits(texts: Sequence[str]) -> Any:
+def place_limits(texts: Sequence[str]) -> Any:
+    """`PHASE=SECONDS`, several times, as `Limits`."""
     from bench.errors import UsageError
     from bench.registry import nearest
     from bench.trial import Limits

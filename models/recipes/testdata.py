@@ -131,13 +131,13 @@ def write_data_sets(out: Path, sets: Sequence[tuple[Tensors, Tensors]]) -> None:
 
 
 def write_provenance(out: Path, *, producer: str, version: str, settings: str, seed: int) -> None:
-    """Say in OUT/provenance.json who computed the reference outputs, and how. All recipes compute in float32 or better."""
+    """Say in OUT/provenance.json who computed the reference outputs, and how; always in float32 or better."""
     said = {"producer": producer, "version": version, "precision": "float32", "settings": settings, "seed": seed}
     (out / "provenance.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main(build: Callable[[Path, str, int], Mapping[str, Liveness]], architectures: Sequence[str]) -> int:
-    """Read `OUT --seed N --architecture NAME`, build, and return the exit code: 1 for a refusal, its reason on stderr."""
+    """Read `OUT --seed N --architecture NAME`, build, and return the exit code: 1 for a refusal, told on stderr."""
     parser = argparse.ArgumentParser(description="Write a model and its reference outputs into OUT.")
     parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder")
     parser.add_argument("--seed", type=int, default=1)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -I leaves this folder out
 
@@ -51,6 +52,10 @@ def _normal(rng: np.random.Generator, *shape: int, fan_in: int = 1) -> Array:
     return rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in))
 
 
+def _double(values: Array) -> Array:
+    return np.asarray(values, dtype=np.float64)
+
+
 def _softmax(logits: Array) -> Array:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
@@ -66,7 +71,7 @@ def _convolve(x: Array, w: Array, b: Array, *, pad: int) -> Array:
 def _layers(rng: np.random.Generator, batch: int | str) -> Tiny:
     """Gemm, Relu, Gemm, Softmax: 16 numbers to 4 probabilities."""
     w1, b1 = _normal(rng, 16, 32, fan_in=16), _normal(rng, 32, fan_in=50)
-    w2, b2 = _normal(rng, 32, 4, fan_in=32), _normal(rng, 4, fan_in=50)
+    w2, b2 = _normal(rng, 32, 4, fan_in=128), _normal(rng, 4, fan_in=50)
     nodes = [
         helper.make_node("Gemm", ["input", "w1", "b1"], ["hidden"], name="gemm_1"),
         helper.make_node("Relu", ["hidden"], ["active"], name="relu_1"),
@@ -75,8 +80,8 @@ def _layers(rng: np.random.Generator, batch: int | str) -> Tiny:
     ]
 
     def meaning(feeds: Tensors) -> dict[str, Array]:
-        hidden = np.maximum(feeds["input"] @ np.float64(w1) + b1, 0)
-        return {"output": _softmax(hidden @ np.float64(w2) + b2)}
+        hidden = np.maximum(feeds["input"] @ _double(w1) + b1, 0)
+        return {"output": _softmax(hidden @ _double(w2) + b2)}
 
     weights = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
     return Tiny(nodes, weights, {"input": [batch, 16]}, {"output": [batch, 4]}, meaning)
@@ -97,7 +102,7 @@ def tiny_cnn(rng: np.random.Generator) -> Tiny:
     w1, b1 = _normal(rng, 8, 3, 3, 3, fan_in=27), _normal(rng, 8, fan_in=50)
     w2, b2 = _normal(rng, 16, 8, 3, 3, fan_in=72), _normal(rng, 16, fan_in=50)
     w3, b3 = _normal(rng, 16, 10, fan_in=16), _normal(rng, 10, fan_in=50)
-    conv = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    conv: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Conv", ["input", "w1", "b1"], ["conv_1"], name="conv_1", **conv),
         helper.make_node("Relu", ["conv_1"], ["relu_1"], name="relu_1"),
@@ -110,10 +115,10 @@ def tiny_cnn(rng: np.random.Generator) -> Tiny:
     ]
 
     def meaning(feeds: Tensors) -> dict[str, Array]:
-        first = np.maximum(_convolve(np.float64(feeds["input"]), w1, b1, pad=1), 0)
+        first = np.maximum(_convolve(_double(feeds["input"]), w1, b1, pad=1), 0)
         pooled = first.reshape(1, 8, 8, 2, 8, 2).max(axis=(3, 5))
         second = np.maximum(_convolve(pooled, w2, b2, pad=1), 0)
-        return {"output": second.mean(axis=(2, 3)) @ np.float64(w3) + b3}
+        return {"output": second.mean(axis=(2, 3)) @ _double(w3) + b3}
 
     weights = {"w1": w1, "b1": b1, "w2": w2, "b2": b2, "w3": w3, "b3": b3}
     return Tiny(nodes, weights, {"input": [1, 3, 16, 16]}, {"output": [1, 10]}, meaning)
@@ -127,7 +132,7 @@ def tiny_two_io(rng: np.random.Generator) -> Tiny:
     ]
 
     def meaning(feeds: Tensors) -> dict[str, Array]:
-        a, b = np.float64(feeds["a"]), np.float64(feeds["b"])
+        a, b = _double(feeds["a"]), _double(feeds["b"])
         return {"sum": a + b, "difference": a - b}
 
     return Tiny(nodes, {}, {"a": [1, 8], "b": [1, 8]}, {"sum": [1, 8], "difference": [1, 8]}, meaning)
@@ -142,7 +147,7 @@ def tiny_int(rng: np.random.Generator) -> Tiny:
     ]
 
     def meaning(feeds: Tensors) -> dict[str, Array]:
-        return {"output": np.float64(table)[feeds["tokens"]] @ np.float64(w)}
+        return {"output": _double(table)[feeds["tokens"]] @ _double(w)}
 
     shapes: tuple[dict[str, Shape], dict[str, Shape]] = ({"tokens": [1, 6]}, {"output": [1, 6, 4]})
     return Tiny(nodes, {"table": table, "w": w}, *shapes, meaning, largest_index=32)
@@ -154,7 +159,7 @@ def tiny_large_scale(rng: np.random.Generator) -> Tiny:
     nodes = [helper.make_node("Gemm", ["input", "w", "b"], ["output"], name="gemm_1")]
 
     def meaning(feeds: Tensors) -> dict[str, Array]:
-        return {"output": feeds["input"] @ np.float64(w) + b}
+        return {"output": feeds["input"] @ _double(w) + b}
 
     return Tiny(nodes, {"w": w, "b": b}, {"input": [1, 16]}, {"output": [1, 8]}, meaning)
 
@@ -197,7 +202,7 @@ def build(out: Path, name: str, seed: int) -> Mapping[str, Liveness]:
     tiny = MODELS[name](np.random.default_rng(seed))
     onnx.checker.check_model(write_model(out, assembled(name, tiny)), full_check=True)
     inputs = [_feeds(tiny, input_generator(seed, index)) for index in range(2)]
-    outputs = [{key: np.float32(v) for key, v in tiny.meaning(feeds).items()} for feeds in inputs]
+    outputs = [{key: v.astype(np.float32) for key, v in tiny.meaning(feeds).items()} for feeds in inputs]
     figures = check_alive(*outputs)
     write_data_sets(out, list(zip(inputs, outputs, strict=True)))
     write_provenance(out, producer="numpy", version=np.__version__, settings="float64, rounded to float32", seed=seed)

@@ -58,7 +58,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = self.layers(x)
-        return x + made if self.shortcut else made
+        return torch.add(x, made) if self.shortcut else made
 
 
 def convolution(

@@ -53,12 +53,10 @@ SHIFT = 0.5
 """Mean of what goes into a ReLU of unit spread. At 0 the nets are chaotic: inception_v2 then multiplies rounding errors
 4 times more (6e-5 of the output's scale between two ways to run it). Source: measured on x86-64, November 2026."""
 BRANCH_SCALE = 0.3
-"""Scale of a residual branch beside its shortcut, as in trained nets: lowers resnet50's rounding error from 1e-4 to 7e-6."""
+"""Scale of a residual branch beside its shortcut, as in trained nets: resnet50's rounding error falls from 1e-4 to 7e-6."""
 
 
-def evaluate(
-    model: onnx.ModelProto | Path, feeds: Sequence[Tensors], outputs: Sequence[str]
-) -> list[dict[str, Array]]:
+def evaluate(model: onnx.ModelProto | Path, feeds: Sequence[Tensors], outputs: Sequence[str]) -> list[dict[str, Array]]:
     """The named values for each of the feeds, by ONNX Runtime as plainly as it can run."""
     try:
         import onnxruntime
@@ -112,7 +110,7 @@ class Architecture:
         """The constant that `name` is, seen through Reshape and Unsqueeze."""
         makers = {output: node for node in self.nodes for output in node.output}
         while name not in self.shapes:
-            name = makers[name].input[0]
+            name = str(makers[name].input[0])
         return name
 
     def weights(self) -> Iterator[tuple[str, str]]:
@@ -188,7 +186,7 @@ def _live_norm(node: NodeProto) -> list[NodeProto]:
 
 
 def _live_layer(node: NodeProto, *, last: bool) -> list[NodeProto]:
-    """A Conv or Gemm whose output is centred for each channel and brought to unit spread, then shifted if not the last."""
+    """A Conv or Gemm whose output is centred by channel and brought to unit spread, then shifted if not the last."""
     target = node.output[0]
     raw = NodeProto()
     raw.CopyFrom(node)
@@ -217,7 +215,7 @@ def _calibration_model(architecture: Architecture, weights: Tensors, wanted: Seq
         else:
             nodes.append(node)
     used = {name for node in nodes for name in node.input}
-    helpers = {"row": np.array([-1], dtype=np.int64), "shift": np.array(SHIFT, dtype=np.float32)}
+    helpers: dict[str, Array] = {"row": np.array([-1], dtype=np.int64), "shift": np.array(SHIFT, dtype=np.float32)}
     constants = [numpy_helper.from_array(values, name) for name, values in helpers.items() if name in used]
     for tensor in architecture.integers:
         values = numpy_helper.to_array(tensor).copy()
@@ -232,7 +230,7 @@ def _calibration_model(architecture: Architecture, weights: Tensors, wanted: Seq
 
 
 def calibrate(architecture: Architecture, weights: dict[str, Array], batch: Array) -> None:
-    """Change `weights` so that every layer passes on what it got at unit scale, and no logit leaves the mean by more than TOP_LOGIT."""
+    """Change `weights` so that every layer works at unit scale, and no logit is more than TOP_LOGIT above the mean."""
     norms = [node for node in architecture.nodes if node.op_type == "BatchNormalization"]
     biased, logits = architecture.biased(), architecture.logits()
     wanted = [f"{node.output[0]}_{part}" for node in norms for part in ("mean", "var")]

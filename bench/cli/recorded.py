@@ -1,0 +1,55 @@
+"""From a record back to the case that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import store
+from bench.cache import Cache
+from bench.errors import UsageError
+from bench.interface import Options
+from bench.models import resolve
+from bench.record import Record
+from bench.registry import complete_options, find as find_backend
+from bench.runner import Case
+
+
+def find(identity: str, results: Path) -> Record:
+    """The record whose id begins so, below the results folder.
+
+    Raises:
+        RecordError: none does, or several do.
+    """
+    return store.find(identity, results / "records")
+
+
+def case(record: Record, model: str | None, cache: Cache, say: Callable[[str], None]) -> Case:
+    """The recorded case, resolved anew. Records hold no paths, so a model that is not in the catalogue must be given.
+
+    Raises:
+        UsageError: the model is not the recorded one, or a file option cannot be known.
+    """
+    facts = record.case
+    shapes = {name: tuple(shape) for name, shape in facts.model.shapes.items()}
+    try:
+        resolved = resolve(model or facts.model.name, cache, shapes=shapes, batch=None, say=say)
+    except UsageError as error:
+        hint = "records hold no paths: give the model's path after the record's id"
+        raise UsageError(error.message, error.hint if model else hint) from error
+    if resolved.source_sha256 != facts.model.sha256:
+        message = f"{facts.model.name} is not the recorded model any more (its hash is {resolved.source_sha256[:12]})"
+        raise UsageError(message, f"the record is about {facts.model.sha256[:12]}")
+    registered = find_backend(facts.backend)
+    backend = registered.create()
+    for option in backend.options:
+        if option.kind == "file" and facts.options.extra.get(option.name):
+            raise UsageError(f"the record used a file for {option.name}", "records hold no paths: use `deploybench run`")
+    given = {name: str(value) for name, value in facts.options.extra.items() if value is not None}
+    options = Options(
+        threads=facts.options.threads,
+        precision=facts.options.precision,
+        cpus=tuple(facts.options.cpus),
+        extra=complete_options(backend, given),
+    )
+    return Case(resolved, registered, facts.device, options, facts.options.batch)
