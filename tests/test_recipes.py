@@ -22,7 +22,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 CATALOG: dict[str, dict[str, Any]] = tomllib.loads((MODELS / "catalog.toml").read_text(encoding="utf-8"))
 SLOW = {"alexnet", "vgg19", "zfnet512"}
 """Hundreds of megabytes each."""
-REPEATED = ("tiny_cnn", "tiny_int", "squeezenet", "shufflenet", "transformer_encoder")
+REPEATED = ("tiny_cnn", "tiny_int", "squeezenet", "shufflenet", "mobilenet_v2", "transformer_encoder")
 Make = Callable[[str], Path]
 Values = dict[str, np.ndarray[Any, Any]]
 

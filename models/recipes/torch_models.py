@@ -156,8 +156,8 @@ def mobilenet_v2(rng: np.random.Generator) -> nn.Module:
         nn.init.zeros_(model.classifier.bias)
         logits = model.eval()(batch)
         factor = LOGIT_STD / (logits - logits.mean(dim=0)).std()
-        model.classifier.weight *= factor
-        model.classifier.bias -= factor * logits.mean(dim=0)
+        model.classifier.weight.mul_(factor)
+        model.classifier.bias.sub_(factor * logits.mean(dim=0))
     return model
 
 

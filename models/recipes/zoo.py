@@ -48,12 +48,12 @@ FILES = {
     "zfnet512": "zfnet512",
 }
 TOP_LOGIT = 6.0
-"""How far the largest logit stands above the mean: whatever the others are, softmax then gives it at most 0.29."""
+"""How far the largest logit of a calibration image may stand above the mean: softmax then gives it at most 0.29."""
 SHIFT = 0.5
 """Mean of what goes into a ReLU of unit spread. At 0 the nets are chaotic: inception_v2 then multiplies rounding errors
 4 times more (6e-5 of the output's scale between two ways to run it). Source: measured on x86-64, November 2026."""
 BRANCH_SCALE = 0.3
-"""Scale of a residual branch beside its shortcut, as in trained nets: resnet50's rounding error falls from 1e-4 to 7e-6."""
+"""A residual branch beside its shortcut, as in trained nets. resnet50's rounding error falls to 7e-6 from 1e-4."""
 
 
 def evaluate(model: onnx.ModelProto | Path, feeds: Sequence[Tensors], outputs: Sequence[str]) -> list[dict[str, Array]]:
@@ -140,7 +140,7 @@ class Architecture:
 
     def logits(self) -> str:
         """The tensor before the softmax, or the output where there is none."""
-        return next((node.input[0] for node in self.nodes if node.op_type == "Softmax"), self.output)
+        return str(next((node.input[0] for node in self.nodes if node.op_type == "Softmax"), self.output))
 
 
 def seeded(architecture: Architecture, rng: np.random.Generator) -> dict[str, Array]:
