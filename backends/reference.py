@@ -67,7 +67,7 @@ def _owned(value: Any) -> Value:
     array = np.asarray(value)
     if array.dtype.kind in "UST":
         return array.astype(object)
-    if array.dtype.isbuiltin == 1:  # numpy's own types; ml_dtypes' say 2
+    if array.dtype.isbuiltin != 2:  # ml_dtypes' types say 2; numpy's own say 1, or 0 where a byte order was spelt out
         return np.array(array, order="C")
     from onnx import TensorProto, helper
 

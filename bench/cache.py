@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +24,11 @@ from bench.errors import BenchError, Timeout
 
 MANIFEST = "manifest.json"
 CONTENT = "content"
+MAKING = "making"
 LOCK_LIMIT_S = 1800.0
 # What was used this recently may be in use still: the size limit does not take it.
 KEEP_S = 3600.0
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def hash_files(root: Path, names: list[str]) -> dict[str, tuple[int, str]]:
     found = {}
     for name in names:
         with (root / name).open("rb") as file:
-            found[name] = ((root / name).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            found[name] = (os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
     return found
 
 
@@ -83,11 +84,11 @@ class Cache:
         summary: str = "",
         on_wait: Callable[[str], None] = lambda message: None,
     ) -> Entry:
-        """The entry, built into an empty folder by `build` (whose JSON facts are kept beside it) unless it is there and whole.
+        """The entry; built into an empty folder by `build`, whose JSON facts are kept beside it, unless it is whole.
 
         Raises:
             Timeout: another process has been building it for half an hour.
-            BenchError: the disk is full, or the cache's folder cannot be written.
+            BenchError: the disk is full, or the cache's folder cannot be used.
             Whatever `build` raises; then nothing is kept.
         """
         with _disk_errors(self.root), self._locked(kind, key, on_wait):
@@ -96,83 +97,130 @@ class Cache:
             if manifest is not None:
                 os.utime(folder / MANIFEST)
                 return _entry(folder, manifest, hit=True, seconds=0.0)
-            shutil.rmtree(folder, ignore_errors=True)
+            self._sweep()
             begin = time.monotonic()
-            manifest = self._build(folder, build, summary)
+            manifest = self._build(kind, key, build, summary)
             entry = _entry(folder, manifest, hit=False, seconds=time.monotonic() - begin)
         self._enforce_limit()
         return entry
 
-    def _build(self, folder: Path, build: Callable[[Path], Mapping[str, Any]], summary: str) -> dict[str, Any]:
-        making = self.root / "making" / uuid.uuid4().hex
+    def _build(self, kind: str, key: str, build: Callable[[Path], Mapping[str, Any]], summary: str) -> dict[str, Any]:
+        """Build beside the entry's place and move it there. Called with the entry's lock, which guards both."""
+        folder, making = self.root / kind / key, self.root / MAKING / f"{kind}-{key}"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)
         (making / CONTENT).mkdir(parents=True)
         try:
             facts = dict(build(making / CONTENT))
-            names = sorted(str(p.relative_to(making / CONTENT)) for p in (making / CONTENT).rglob("*") if p.is_file())
-            manifest = {"summary": summary, "facts": facts, "files": hash_files(making / CONTENT, names)}
-            (making / MANIFEST).write_text(json.dumps(manifest))
+            files = hash_files(making / CONTENT, _names(making / CONTENT))
+            text = json.dumps({"summary": summary, "facts": facts, "files": files})
+            (making / MANIFEST).write_text(text)
             folder.parent.mkdir(parents=True, exist_ok=True)
             making.rename(folder)
-            return manifest
+            kept: dict[str, Any] = json.loads(text)  # the same on a miss as on every hit after it
+            return kept
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
+    def _sweep(self) -> None:
+        """Remove what processes left half-made when they were killed: what lies there and is locked by nobody."""
+        for left in (self.root / MAKING).glob("*-*"):
+            kind, _, key = left.name.rpartition("-")
+            with self._locked_now(kind, key) as locked:
+                if locked:
+                    shutil.rmtree(left, ignore_errors=True)
+
     @contextmanager
     def _locked(self, kind: str, key: str, on_wait: Callable[[str], None]) -> Iterator[None]:
-        locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{kind}-{key}").open("w") as file:
-            end = time.monotonic() + LOCK_LIMIT_S
-            waited = False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError:
-                    if time.monotonic() > end:
-                        raise Timeout(f"another process has been making {kind}/{key[:12]} for {LOCK_LIMIT_S:g} s") from None
-                    if not waited:
-                        on_wait("another process is making this; waiting for it")
-                    waited = True
-                    time.sleep(0.1)
-            yield
+        end = time.monotonic() + LOCK_LIMIT_S
+        waited = False
+        while True:
+            with self._locked_now(kind, key) as locked:
+                if locked:
+                    yield
+                    return
+            if time.monotonic() > end:
+                raise Timeout(f"another process has been making {kind}/{key[:12]} for {LOCK_LIMIT_S:g} s")
+            if not waited:
+                on_wait("another process is making this; waiting for it")
+            waited = True
+            time.sleep(0.1)
+
+    @contextmanager
+    def _locked_now(self, kind: str, key: str) -> Iterator[bool]:
+        """Whether the entry's lock could be had; it is held until the block ends. The lock's file goes with it."""
+        path = self.root / "locks" / f"{kind}-{key}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except OSError:  # another has it, or had it until now and took the file away
+                locked = False
+            try:
+                yield locked
+            finally:
+                if locked:
+                    path.unlink(missing_ok=True)
 
     def list(self) -> list[Listed]:
         """Every entry, the one used last first."""
         found = []
         for manifest in self.root.glob(f"*/*/{MANIFEST}"):
             kind, key = manifest.parts[-3:-1]
-            if kind == "making":
-                continue
             data = _read(manifest) or {}
-            size = sum(int(size) for size, _ in data.get("files", {}).values())
-            found.append(Listed(kind, key, size, manifest.stat().st_mtime, data.get("summary", "")))
+            try:
+                size = sum(int(size) for size, _ in data.get("files", {}).values())
+                used_at = manifest.stat().st_mtime
+            except OSError:
+                continue  # removed while we looked
+            if kind != MAKING:
+                found.append(Listed(kind, key, size, used_at, data.get("summary", "")))
         return sorted(found, key=lambda e: -e.used_at)
 
     def remove(self, entry: Listed) -> None:
-        """Take an entry out; whoever asks for it next builds it again."""
-        with self._locked(entry.kind, entry.key, lambda message: None):
-            shutil.rmtree(self.root / entry.kind / entry.key, ignore_errors=True)
+        """Take an entry out, whole; whoever asks for it next builds it again.
 
-    def clean(self, kind: str | None = None) -> int:
-        """Remove everything, or everything of a kind; the bytes freed."""
+        Raises:
+            BenchError: the cache's folder cannot be used.
+        """
+        with _disk_errors(self.root), self._locked(entry.kind, entry.key, lambda message: None):
+            self._take_out(entry)
+
+    def _take_out(self, entry: Listed) -> None:
+        """Called with the entry's lock. Its removal can be interrupted; what is left then is not an entry."""
+        gone = self.root / MAKING / f"{entry.kind}-{entry.key}"
+        gone.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(gone, ignore_errors=True)
+        try:
+            (self.root / entry.kind / entry.key).rename(gone)
+        except FileNotFoundError:
+            return  # another was faster
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def clean(self) -> int:
+        """Remove everything that is not being made right now; the bytes freed."""
         freed = 0
-        for entry in [e for e in self.list() if kind in (None, e.kind)]:
+        for entry in self.list():
             self.remove(entry)
             freed += entry.size_bytes
-        shutil.rmtree(self.root / "making", ignore_errors=True)
+        self._sweep()
         return freed
 
     @property
     def limit_bytes(self) -> int | None:
         """The size that the cache keeps itself below, None for no limit."""
-        text = (self.root / "limit").read_text() if (self.root / "limit").exists() else ""
+        try:
+            text = (self.root / "limit").read_text().strip()
+        except FileNotFoundError:
+            return None
         return int(text) if text.isdigit() else None
 
     def set_limit(self, limit_bytes: int | None) -> None:
         """Set or lift the limit, and keep it from now on."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "limit").write_text("" if limit_bytes is None else str(limit_bytes))
+        with _disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "limit").write_text("" if limit_bytes is None else str(limit_bytes))
         self._enforce_limit()
 
     def _enforce_limit(self) -> None:
@@ -184,26 +232,35 @@ class Cache:
         for entry in reversed(entries):
             if total <= limit or time.time() - entry.used_at < KEEP_S:
                 return
-            self.remove(entry)
-            total -= entry.size_bytes
+            with _disk_errors(self.root), self._locked_now(entry.kind, entry.key) as locked:
+                if locked:  # else it is being used or made anew this very moment
+                    self._take_out(entry)
+                    total -= entry.size_bytes
+
+
+def _names(content: Path) -> list[str]:
+    """The files below a folder. What Python compiles beside sources that it runs from there is nobody's content."""
+    inside = (p for p in content.rglob("*") if p.is_file() and p.parent.name != "__pycache__")
+    return sorted(str(p.relative_to(content)) for p in inside)
 
 
 def _read(manifest: Path) -> dict[str, Any] | None:
+    """A manifest that says what it must, else None."""
     try:
         data = json.loads(manifest.read_text())
-    except (OSError, ValueError):
+        files = {str(name): (int(size), str(sha256)) for name, (size, sha256) in data["files"].items()}
+        return {"summary": str(data["summary"]), "facts": dict(data["facts"]), "files": files}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return data if isinstance(data, dict) and isinstance(data.get("files"), dict) else None
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
-    """The manifest, when every file it names is there with the content it had."""
+    """The manifest, when the files it names are there with the content they had, and no others."""
     manifest = _read(folder / MANIFEST)
-    if manifest is None:
-        return None
-    wanted = {name: tuple(value) for name, value in manifest["files"].items()}
     try:
-        same = hash_files(folder / CONTENT, list(wanted)) == wanted
+        if manifest is None or _names(folder / CONTENT) != sorted(manifest["files"]):
+            return None
+        same = hash_files(folder / CONTENT, list(manifest["files"])) == manifest["files"]
     except OSError:
         return None
     return manifest if same else None
@@ -223,6 +280,8 @@ def _disk_errors(root: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some, run `deploybench cache clean`, or choose another folder with --cache"
             raise BenchError(f"no space left for the cache in {root}", hint) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise BenchError(f"the cache's folder {root} cannot be written", "choose another with --cache") from error
+        name = Path(str(error.filename or ""))
+        if error.errno in UNUSABLE and (name.is_relative_to(root) or root.is_relative_to(name)):
+            message = f"the cache's folder {root} cannot be used: {error.strerror}"
+            raise BenchError(message, "choose another with --cache, or mend this one") from error
         raise

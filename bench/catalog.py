@@ -6,10 +6,11 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomllib
 
 import bench
 from bench.cache import Cache, key_of
@@ -36,7 +37,7 @@ class CatalogEntry:
 
 
 def folder() -> Path:
-    """Where the catalogue lies: inside the installed package, or in the checkout it runs from. Never the current folder."""
+    """Where the catalogue lies: in the installed package, or in the checkout it runs from. Never the current folder."""
     package = Path(bench.__file__).parent
     carried = package / "_models"
     return carried if carried.is_dir() else package.parent / "models"
@@ -111,7 +112,13 @@ def _versions(entry: CatalogEntry) -> dict[str, str]:
 def _run(argv: list[str], target: Path, name: str) -> None:
     try:
         done = subprocess.run(
-            argv, cwd=target, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RECIPE_LIMIT_S, check=False
+            argv,
+            cwd=target,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=RECIPE_LIMIT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"the recipe of {name!r} took longer than {RECIPE_LIMIT_S:g} s") from error

@@ -6,23 +6,37 @@ The only module that knows protobuf. It runs on the host.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import TensorProto, helper, numpy_helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from bench.errors import UsageError
-from bench.interface import Array, Signature, ValueSpec
+from bench.interface import Array, Packed, Signature, ValueSpec
 
 Dims = tuple[int | str | None, ...]
 _KINDS = {"tensor_type": "tensor", "sequence_type": "sequence", "map_type": "map", "optional_type": "optional"}
-_LOW_PRECISION_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
+_QUANTISED = re.compile(
+    r"(Dynamic)?(De)?Quantize(Linear|MatMul|LSTM)|QLinear\w+|QGemm|QAttention|(Conv|MatMul)Integer\w*|MatMulNBits"
+)
+_FLOATS = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.DOUBLE: "fp32",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.FLOAT16: "fp16",
+}
+# Operators that hand indices on unchanged, or rearranged.
+_HAND_ON = frozenset({"Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +50,51 @@ class OnnxFile:
     proto: Any
 
     @property
-    def open_dims(self) -> dict[str, Dims]:
-        """The shape of each input to feed, as the file has it: symbols are names, unknown dimensions are None."""
+    def open_dims(self) -> dict[str, Dims | None]:
+        """The shape of each input to feed, as the file has it: symbols are names, unknown dimensions are None.
+
+        None where even the rank is unknown.
+        """
         return {i.name: _dims(i.type) for i in _inputs(self.proto) if i.type.WhichOneof("value") == "tensor_type"}
 
     @property
     def precision(self) -> str:
-        """What the file computes in: `int8` where it is quantised, else the widest type among its float weights."""
-        nodes = {node.op_type for node in self.proto.graph.node}
-        if nodes & _LOW_PRECISION_OPS:
+        """What the file computes in: `int8` where it is quantised, else the type of most of its float weights.
+
+        Most by count: a half-precision file keeps a few sensitive weights, and often its inputs and outputs, in fp32,
+        and a few fp16 scalars do not make an fp32 file imprecise. Without float weights its inputs and outputs decide.
+        """
+        if any(_QUANTISED.fullmatch(node.op_type) for node in _nodes(self.proto)):
             return "int8"
-        kinds = {t.data_type for t in self.proto.graph.initializer}
-        kinds |= {i.type.tensor_type.elem_type for i in _inputs(self.proto)}
-        if kinds & {TensorProto.FLOAT, TensorProto.DOUBLE}:
-            return "fp32"
-        return "fp16" if TensorProto.FLOAT16 in kinds else "bf16" if TensorProto.BFLOAT16 in kinds else "fp32"
+        counts = dict.fromkeys(_FLOATS.values(), 0)
+        for tensor in _tensors(self.proto):
+            if tensor.data_type in _FLOATS:
+                counts[_FLOATS[tensor.data_type]] += math.prod(tensor.dims)
+        if not any(counts.values()):
+            for value in (*_inputs(self.proto), *self.proto.graph.output):
+                if value.type.tensor_type.elem_type in _FLOATS:
+                    counts[_FLOATS[value.type.tensor_type.elem_type]] += 1
+        return max(counts, key=lambda name: counts[name])
+
+    @property
+    def index_bounds(self) -> dict[str, int]:
+        """For each input whose numbers are rows of a table in the file (token ids), the size of its smallest table."""
+        sizes = {t.name: tuple(t.dims) for t in self.proto.graph.initializer}
+        origin = {i.name: i.name for i in _inputs(self.proto)}
+        found: dict[str, int] = {}
+        for node in self.proto.graph.node:  # in topological order
+            if node.op_type == "Constant":
+                sizes[node.output[0]] = next((tuple(a.t.dims) for a in node.attribute if a.name == "value"), ())
+            elif node.op_type in _HAND_ON and node.input and node.input[0] in origin:
+                origin[node.output[0]] = origin[node.input[0]]
+            elif (
+                node.op_type == "Gather" and len(node.input) == 2 and node.input[0] in sizes and node.input[1] in origin
+            ):
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                name, shape = origin[node.input[1]], sizes[node.input[0]]
+                if -len(shape) <= axis < len(shape):
+                    found[name] = min(shape[axis], found.get(name, shape[axis]))
+        return found
 
 
 def read(path: Path) -> OnnxFile:
@@ -67,13 +111,7 @@ def read(path: Path) -> OnnxFile:
         raise UsageError(f"{path} is a folder, not an ONNX file") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except DecodeError:
-        raise UsageError(f"{path} is not an ONNX model, or it is cut short", "check the file's size and origin") from None
-    if not proto.graph.node and not proto.graph.output:
-        raise UsageError(f"{path} is not an ONNX model: it holds no graph", "check the file's size and origin")
+    proto = _parsed(data, path)
     external = _external_files(proto, path)
     digest = hashlib.sha256(data)
     for name in external:
@@ -83,38 +121,111 @@ def read(path: Path) -> OnnxFile:
     return OnnxFile(path.parent, (path.name, *external), digest.hexdigest(), opset, proto)
 
 
+def _parsed(data: bytes, path: Path) -> Any:
+    hint = "check the file's size and origin"
+    if not data:
+        raise UsageError(f"{path} is empty", hint)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+        _check(proto)
+    except (DecodeError, UnicodeDecodeError):
+        raise UsageError(f"{path} is not an ONNX model, or it is cut short", hint) from None
+    except _Malformed as error:
+        raise UsageError(f"{path} is not an ONNX model, or it is cut short: {error}", hint) from None
+    return proto
+
+
+class _Malformed(Exception):
+    """What the file lacks."""
+
+
+def _check(proto: Any) -> None:
+    """What a protobuf parser lets pass: a file that ends between two fields, or that is another protobuf altogether."""
+    graph = proto.graph
+    if not graph.node and not graph.output:
+        raise _Malformed("it holds no graph")
+    if proto.ir_version >= 3 and not proto.opset_import:
+        raise _Malformed("it does not say which opset it is in")
+    if not graph.output:
+        raise _Malformed("its graph has no outputs")
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in (*graph.input, *graph.initializer)} | {
+        t.values.name for t in graph.sparse_initializer
+    }
+    for node in graph.node:
+        if not node.op_type:
+            raise _Malformed("one of its nodes has no operator")
+        if lacking := [name for name in node.input if name and name not in made]:
+            raise _Malformed(f"nothing makes {lacking[0]!r}, which a {node.op_type} takes")
+    if lacking := [value.name for value in graph.output if value.name not in made]:
+        raise _Malformed(f"nothing makes its output {lacking[0]!r}")
+    for value in (*_inputs(proto), *graph.output):
+        kind = value.type.tensor_type
+        if value.type.WhichOneof("value") == "tensor_type" and kind.elem_type not in TensorProto.DataType.values():
+            raise _Malformed(f"the type of {value.name!r} is unknown")
+
+
 def _external_files(proto: Any, path: Path) -> tuple[str, ...]:
     """The files that hold tensors outside the model file. Only those inside its folder are accepted."""
-    root = path.parent.resolve()
     found: dict[str, None] = {}
-    for tensor in _tensors(proto.graph):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        facts = {entry.key: entry.value for entry in tensor.external_data}
-        name = facts.get("location", "")
-        target = (root / name).resolve()
-        if not name or os.path.isabs(name) or not target.is_relative_to(root):
-            raise UsageError(
-                f"{path}: the weights of {tensor.name!r} lie outside the model's folder ({name!r})",
-                "refused: a model may only read what lies beside it; save it again with relative external data",
-            )
-        if not target.is_file():
-            raise UsageError(f"{path}: its external data {name!r} is missing", "copy it into the model's folder")
-        if target.stat().st_size < int(facts.get("offset", 0)) + int(facts.get("length", 0)):
-            raise UsageError(f"{path}: its external data {name!r} is cut short", "copy it again")
-        found[name] = None
+    for tensor in _tensors(proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            found[_external_file(tensor, path)] = None
     return tuple(sorted(found))
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
+def _external_file(tensor: Any, path: Path) -> str:
+    root = path.parent.resolve()
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    name = facts.get("location", "")
+    try:
+        offset, length = int(facts.get("offset") or 0), int(facts.get("length") or 0)
+        target = (root / name).resolve()
+    except (ValueError, OSError, RuntimeError):  # no number; a null byte; too long a name; a loop of links
+        raise UsageError(f"{path}: the external data of {tensor.name!r} cannot be read: {facts}") from None
+    if not name or os.path.isabs(name) or ".." in Path(name).parts or not target.is_relative_to(root):
+        raise UsageError(
+            f"{path}: the weights of {tensor.name!r} lie outside the model's folder ({name!r})",
+            "refused: a model may only read what lies beside it; copy them there, or save it again with relative names",
+        )
+    if not target.is_file():
+        raise UsageError(f"{path}: its external data {name!r} is missing", "copy it into the model's folder")
+    if offset < 0 or length < 0 or target.stat().st_size < offset + length:
+        raise UsageError(f"{path}: its external data {name!r} is cut short", "copy it again")
+    return str(os.path.normpath(name))
+
+
+def _graphs(proto: Any) -> Iterator[Any]:
+    """The graph, the functions, and every graph inside their nodes."""
+    waiting = [proto.graph, *proto.functions]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
+                waiting += attribute.graphs
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+
+
+def _nodes(proto: Any) -> Iterator[Any]:
+    for graph in _graphs(proto):
+        yield from graph.node
+
+
+def _tensors(proto: Any) -> Iterator[Any]:
+    """Every tensor that the file holds or names: weights, and the attributes of nodes."""
+    for graph in _graphs(proto):
+        if isinstance(graph, GraphProto):  # a function has no weights of its own
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+    for node in _nodes(proto):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _tensors(inner)
 
 
 def _inputs(proto: Any) -> list[Any]:
@@ -123,7 +234,9 @@ def _inputs(proto: Any) -> list[Any]:
     return [i for i in proto.graph.input if i.name not in weights]
 
 
-def _dims(kind: Any) -> Dims:
+def _dims(kind: Any) -> Dims | None:
+    if not kind.tensor_type.HasField("shape"):
+        return None
     found: list[int | str | None] = []
     for dim in kind.tensor_type.shape.dim:
         which = dim.WhichOneof("value")
@@ -135,7 +248,7 @@ def dtype_name(elem_type: int) -> str:
     """Numpy's name of an ONNX element type; ONNX's own in lower case where numpy has none."""
     if elem_type == TensorProto.STRING:
         return "string"
-    name = TensorProto.DataType.Name(elem_type).lower()
+    name = str(TensorProto.DataType.Name(elem_type)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
@@ -150,13 +263,15 @@ def _spec(info: Any) -> ValueSpec:
     which = info.type.WhichOneof("value")
     if which != "tensor_type":
         return ValueSpec(info.name, "", None, _KINDS.get(which, "optional"))  # type: ignore[arg-type]
-    known = info.type.tensor_type.HasField("shape")
-    shape = tuple(d if isinstance(d, int) else None for d in _dims(info.type)) if known else None
+    dims = _dims(info.type)
+    shape = None if dims is None else tuple(d if isinstance(d, int) else None for d in dims)
     return ValueSpec(info.name, dtype_name(info.type.tensor_type.elem_type), shape)
 
 
 def bindings(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], batch: int | None) -> dict[str, tuple[int, ...]]:
     """The shape of every input once the options are applied. Nothing is guessed.
+
+    `batch` is the first dimension of every input that leaves it open; where none does, it must be what the file has.
 
     Raises:
         UsageError: an unknown input, a shape that contradicts the file, or a dimension left open.
@@ -165,43 +280,77 @@ def bindings(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], batch: int |
     for name in shapes:
         if name not in declared:
             raise UsageError(f"the model has no input {name!r}", f"its inputs: {describe(declared)}")
-    symbols: dict[str, int] = {}
-    bound: dict[str, list[int | str | None]] = {}
+    bound: dict[str, Dims | None] = {}
     for name, dims in declared.items():
-        wanted = list(shapes.get(name, dims))
-        if name in shapes and len(wanted) != len(dims) and dims:
-            raise UsageError(f"input {name!r} has {len(dims)} dimensions, {len(wanted)} were given", describe({name: dims}))
-        if batch is not None and wanted and name not in shapes:
-            wanted[0] = _batched(name, dims[0], batch)
-        for want, dim in zip(wanted, dims, strict=False):
-            if isinstance(dim, int) and dim > 0 and want != dim:
-                message = f"input {name!r} is fixed to {list(dims)} in the file, {wanted} was asked for"
-                raise UsageError(message, "export the model again with that shape, or with a symbolic dimension")
-            if isinstance(dim, str) and isinstance(want, int) and symbols.setdefault(dim, want) != want:
-                raise UsageError(f"the symbol {dim!r} cannot be both {symbols[dim]} and {want}", describe(declared))
-        bound[name] = wanted
-    for name, dims_now in bound.items():
-        bound[name] = [symbols.get(d, d) if isinstance(d, str) else d for d in dims_now]
-    still_open = {n: tuple(d) for n, d in bound.items() if not all(isinstance(x, int) and x > 0 for x in d)}
-    if still_open:
-        example = " ".join(
-            f"--shape {n}={','.join(str(x) if isinstance(x, int) else '1' for x in d)}" for n, d in still_open.items()
-        )
-        hint = f"give their sizes, for example: {example}"
-        raise UsageError(f"the model leaves dimensions open: {describe(still_open)}", hint)
-    return {name: tuple(int(x) for x in dims if isinstance(x, int)) for name, dims in bound.items()}
+        bound[name] = _given(name, dims, shapes[name]) if name in shapes else dims
+    if batch is not None:
+        bound |= _batched({name: dims for name, dims in bound.items() if name not in shapes}, batch)
+    symbols = _symbols(declared, bound)
+    closed = {name: _closed(dims, symbols) for name, dims in bound.items()}
+    open_ = {name: dims for name, dims in closed.items() if dims is None or not all(_is_size(d) for d in dims)}
+    if open_:
+        raise UsageError(f"the model leaves dimensions open: {describe(open_)}", _how_to_close(open_))
+    return {name: tuple(int(d) for d in dims or () if d is not None) for name, dims in closed.items()}
 
 
-def _batched(name: str, dim: int | str | None, batch: int) -> int:
-    if isinstance(dim, int) and dim > 0 and dim != batch:
-        message = f"the batch of input {name!r} is fixed to {dim} in the file, {batch} was asked for"
+def _is_size(dim: int | str | None) -> bool:
+    """Some exporters write 0 or -1 where they mean unknown."""
+    return isinstance(dim, int) and dim > 0
+
+
+def _given(name: str, dims: Dims | None, wanted: tuple[int, ...]) -> Dims:
+    if dims is None:
+        return wanted
+    if len(wanted) != len(dims):
+        message = f"input {name!r} has {len(dims)} dimensions, {len(wanted)} were given"
+        raise UsageError(message, f"it is {describe({name: dims})}")
+    if any(_is_size(dim) and want != dim for want, dim in zip(wanted, dims, strict=True)):
+        message = f"input {name!r} is fixed to {list(dims)} in the file, {list(wanted)} was asked for"
+        raise UsageError(message, "export the model again with that shape, or with a symbolic dimension")
+    return wanted
+
+
+def _batched(inputs: Mapping[str, Dims | None], batch: int) -> dict[str, Dims]:
+    ranked = {name: dims for name, dims in inputs.items() if dims}
+    found = {name: (batch, *dims[1:]) for name, dims in ranked.items() if not _is_size(dims[0])}
+    if not found and any(dims[0] != batch for dims in ranked.values()):
+        message = f"no input leaves its batch open, {batch} was asked for: {describe(ranked)}"
         raise UsageError(message, "export the model again with a symbolic batch dimension")
-    return batch
+    return found
 
 
-def describe(shapes: Mapping[str, Dims]) -> str:
-    """Shapes in words: `input[N,3,224,224]`; an unknown dimension is `?`."""
-    return ", ".join(f"{name}[{','.join('?' if d is None else str(d) for d in dims)}]" for name, dims in shapes.items())
+def _symbols(declared: Mapping[str, Dims | None], bound: Mapping[str, Dims | None]) -> dict[str, int]:
+    """The size of each symbol, by the inputs that got a size where they had it."""
+    symbols: dict[str, int] = {}
+    for name, dims in declared.items():
+        for dim, size in zip(dims or (), bound[name] or (), strict=True):
+            if isinstance(dim, str) and isinstance(size, int) and symbols.setdefault(dim, size) != size:
+                raise UsageError(
+                    f"the symbol {dim!r} cannot be both {symbols[dim]} and {size}", f"inputs: {describe(declared)}"
+                )
+    return symbols
+
+
+def _closed(dims: Dims | None, symbols: Mapping[str, int]) -> Dims | None:
+    return None if dims is None else tuple(symbols.get(d, d) if isinstance(d, str) else d for d in dims)
+
+
+def _how_to_close(shapes: Mapping[str, Dims | None]) -> str:
+    """The options to give, as they are typed; sizes that are free to choose are 1."""
+    examples = []
+    for name, dims in shapes.items():
+        sizes = ",".join(str(d) if _is_size(d) else "1" for d in dims) if dims else "SIZE,..."
+        examples.append(f"--shape {shlex.quote(f'{name}={sizes}')}")
+    batch = all(dims and not _is_size(dims[0]) and all(_is_size(d) for d in dims[1:]) for dims in shapes.values())
+    return f"give their sizes, for example: {' '.join(examples)}{', or --batch 1' if batch else ''}"
+
+
+def describe(shapes: Mapping[str, Dims | None]) -> str:
+    """Shapes in words: `input[N,3,224,224]`; an unknown dimension is `?`, an unknown number of them `...`."""
+    return ", ".join(
+        f"{name}[{'...' if dims is None else ','.join('?' if d is None else str(d) for d in dims)}]"
+        for name, dims in shapes.items()
+    )
 
 
 def bind(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -211,7 +360,7 @@ def bind(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], folder: Path) ->
     symbols = {
         dim: size
         for name, dims in file.open_dims.items()
-        for dim, size in zip(dims, shapes[name], strict=False)
+        for dim, size in zip(dims or (), shapes[name], strict=False)
         if isinstance(dim, str)
     }
     for info in _inputs(proto):
@@ -232,7 +381,7 @@ def bind(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], folder: Path) ->
 
 
 def infer_outputs(file: OnnxFile, found: Signature) -> Signature:
-    """The signature with output shapes filled in by shape inference, where the file leaves them open and inference can."""
+    """The signature with output shapes filled in by shape inference, where the file leaves them open."""
     if all(o.shape is not None and None not in o.shape for o in found.outputs if o.kind == "tensor"):
         return found
     try:
@@ -242,8 +391,8 @@ def infer_outputs(file: OnnxFile, found: Signature) -> Signature:
     return signature(inferred)
 
 
-def tensor(path: Path) -> tuple[str, Array]:
-    """The name and array of a TensorProto file.
+def tensor(path: Path) -> tuple[str, Array | Packed]:
+    """The name and the values of a TensorProto file.
 
     Raises:
         UsageError: it is not one.
@@ -251,17 +400,20 @@ def tensor(path: Path) -> tuple[str, Array]:
     proto = TensorProto()
     try:
         proto.ParseFromString(path.read_bytes())
-        array = numpy_helper.to_array(proto)
+        return proto.name, _values(proto)
     except (DecodeError, OSError, TypeError, ValueError) as error:
         raise UsageError(f"{path} is not a tensor in ONNX's format: {error}") from error
+
+
+def _values(proto: Any) -> Array | Packed:
+    if proto.data_location == TensorProto.EXTERNAL:
+        raise ValueError("its values are in another file")
     if proto.data_type == TensorProto.STRING:
-        flat = [t.decode("utf-8", "surrogatepass") if isinstance(t, bytes) else str(t) for t in array.ravel().tolist()]
-        text = array.astype(object)
-        text.ravel()[:] = flat
-        array = text
-    return proto.name, array
-
-
-def save_tensor(path: Path, name: str, array: Array) -> None:
-    """Write an array as a TensorProto file."""
-    path.write_bytes(numpy_helper.from_array(array, name).SerializeToString())
+        flat = np.empty(len(proto.string_data), dtype=object)
+        flat[:] = [text.decode("utf-8", "surrogatepass") for text in proto.string_data]
+        return flat.reshape(tuple(proto.dims))
+    array = numpy_helper.to_array(proto)
+    if array.dtype.isbuiltin == 1:
+        return array
+    bits = np.asarray(array).view(f"u{array.dtype.itemsize}")  # a type that numpy lacks
+    return Packed(dtype_name(proto.data_type), bits)

@@ -1,7 +1,7 @@
 """What a run writes down: lines of a journal, and the record that they fold into.
 
-A run's file holds one JSON object per line: a `case` line when a case is begun, a `trial` line the moment a trial ends, an
-`end` line when no more will come. `fold` makes the record; it is pure, so verdicts can be redone years later.
+A run's file holds one JSON object per line: a `case` line when a case is begun, a `trial` line the moment a trial ends,
+an `end` line when no more will come. `fold` makes the record; it is pure, so verdicts can be redone years later.
 Field by field: results/README.md. Schema history: 1, the first.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.errors import RecordError
 from bench.measure import stats
+from bench.redact import public as public
 
 SCHEMA = 1
 Status = Literal[
@@ -34,7 +35,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
     """Frozen values. Absent facts are null."""
 
 
-class ModelFacts(_Value):
+class ModelFacts(_Value, frozen=True):
     name: str
     sha256: str
     opset: int
@@ -42,7 +43,7 @@ class ModelFacts(_Value):
     shapes: dict[str, list[int]]
 
 
-class OptionFacts(_Value):
+class OptionFacts(_Value, frozen=True):
     threads: int
     precision: str
     cpus: list[int]
@@ -51,14 +52,14 @@ class OptionFacts(_Value):
     extra: dict[str, str | int | float | bool | None]
 
 
-class CaseFacts(_Value):
+class CaseFacts(_Value, frozen=True):
     model: ModelFacts
     backend: str
     device: str
     options: OptionFacts
 
 
-class ToleranceFacts(_Value):
+class ToleranceFacts(_Value, frozen=True):
     name: str
     rtol: float
     atol_of_scale: float
@@ -66,7 +67,7 @@ class ToleranceFacts(_Value):
     relaxed: bool
 
 
-class PrepareFacts(_Value):
+class PrepareFacts(_Value, frozen=True):
     seconds: float
     cache: Literal["hit", "miss", "none"]
     artefact_bytes: int
@@ -74,7 +75,7 @@ class PrepareFacts(_Value):
     converter: dict[str, str]
 
 
-class ReferenceFacts(_Value):
+class ReferenceFacts(_Value, frozen=True):
     producer: str
     version: str
     settings: str
@@ -82,7 +83,7 @@ class ReferenceFacts(_Value):
     moved: float | None
 
 
-class ErrorFacts(_Value):
+class ErrorFacts(_Value, frozen=True):
     phase: str
     kind: str
     error: str
@@ -92,20 +93,20 @@ class ErrorFacts(_Value):
     log_tail: str = ""
 
 
-class ColdFacts(_Value):
+class ColdFacts(_Value, frozen=True):
     start_s: float
     import_s: float
     load_s: float | None = None
     first_run_s: float | None = None
 
 
-class Series(_Value):
+class Series(_Value, frozen=True):
     scope: str
     clock: str
     samples_ns: list[int]
 
 
-class OutputFacts(_Value):
+class OutputFacts(_Value, frozen=True):
     name: str
     passed: bool
     problem: str
@@ -122,7 +123,7 @@ class OutputFacts(_Value):
     shape_ok: bool
 
 
-class JudgedFacts(_Value):
+class JudgedFacts(_Value, frozen=True):
     """The worst parity of a trial, and where it was seen."""
 
     passed: bool
@@ -133,7 +134,7 @@ class JudgedFacts(_Value):
     outputs: list[OutputFacts]
 
 
-class LoadFacts(_Value):
+class LoadFacts(_Value, frozen=True):
     wall_s: float
     foreign_cpu: float | None
     steal: float | None
@@ -142,20 +143,20 @@ class LoadFacts(_Value):
     reason: str = ""
 
 
-class MemoryFacts(_Value):
+class MemoryFacts(_Value, frozen=True):
     loaded_rss_bytes: int | None
     peak_rss_bytes: int | None
     peak_gpu_bytes: int | None = None
 
 
-class PlacementFacts(_Value):
+class PlacementFacts(_Value, frozen=True):
     device: str
     precision: str
     nodes: dict[str, int] | None
     affinity: list[int]
 
 
-class CaseLine(_Value, tag="case"):
+class CaseLine(_Value, frozen=True, tag="case"):
     schema: int
     id: str
     run: str
@@ -172,7 +173,7 @@ class CaseLine(_Value, tag="case"):
     notes: list[str] = []
 
 
-class TrialLine(_Value, tag="trial"):
+class TrialLine(_Value, frozen=True, tag="trial"):
     schema: int
     id: str
     index: int
@@ -192,7 +193,7 @@ class TrialLine(_Value, tag="trial"):
     placement: PlacementFacts | None = None
 
 
-class EndLine(_Value, tag="end"):
+class EndLine(_Value, frozen=True, tag="end"):
     schema: int
     id: str
     stopped_by: str
@@ -202,13 +203,13 @@ class EndLine(_Value, tag="end"):
 Line = CaseLine | TrialLine | EndLine
 
 
-class PercentileFacts(_Value):
+class PercentileFacts(_Value, frozen=True):
     q: float
     ns: int | None
     needs: int
 
 
-class LatencyFacts(_Value):
+class LatencyFacts(_Value, frozen=True):
     scope: str
     clock: str
     n: int
@@ -221,7 +222,7 @@ class LatencyFacts(_Value):
     samples_ns: list[int]
 
 
-class ParityFacts(_Value):
+class ParityFacts(_Value, frozen=True):
     passed: bool
     grade: str
     independent: bool
@@ -233,10 +234,11 @@ class ParityFacts(_Value):
     outputs: list[OutputFacts]
 
 
-class EvidenceFacts(_Value):
+class EvidenceFacts(_Value, frozen=True):
     foreign_cpu: float | None
     max_foreign_cpu: float
     steal: float | None
+    load_reason: str
     involuntary_switches: int
     major_faults: int
     placement: PlacementFacts | None
@@ -246,7 +248,7 @@ class EvidenceFacts(_Value):
     complete: bool
 
 
-class Record(_Value):
+class Record(_Value, frozen=True):
     """One case of one run: everything that is known of it. `latency` is null unless samples were taken."""
 
     schema: int
@@ -272,7 +274,7 @@ class Record(_Value):
 
     def to_json(self) -> bytes:
         """One line of JSON; `from_json` is its inverse."""
-        return msgspec.json.encode(self)
+        return _encode(msgspec.to_builtins(self))
 
     @staticmethod
     def from_json(data: bytes) -> Record:
@@ -281,7 +283,8 @@ class Record(_Value):
         Raises:
             RecordError: it is not a record of this schema.
         """
-        return _decode(data, Record, "a record")
+        _check_schema(_decode(data, dict, "a record"), "a record")
+        return _decode(data, Record, "a record")  # type: ignore[no-any-return]
 
 
 def encode_line(line: Line) -> bytes:
@@ -292,7 +295,23 @@ def encode_line(line: Line) -> bytes:
         deltas = np.diff(samples, prepend=np.int64(0))
         series["n"] = int(samples.size)
         series["delta_zlib_base64"] = base64.b64encode(zlib.compress(deltas.tobytes(), 6)).decode()
-    return msgspec.json.encode(data)
+    return _encode(data)
+
+
+def _encode(data: Any) -> bytes:
+    """JSON. Bytes that are no text (a file's name, a log) became lone surrogates on the way in; JSON has none."""
+    try:
+        return msgspec.json.encode(data)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_as_text(data))
+
+
+def _as_text(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode("utf-8", "replace").decode()
+    if isinstance(data, dict):
+        return {_as_text(key): _as_text(value) for key, value in data.items()}
+    return [_as_text(value) for value in data] if isinstance(data, (list, tuple)) else data
 
 
 def decode_line(text: bytes) -> Line:
@@ -302,18 +321,14 @@ def decode_line(text: bytes) -> Line:
         RecordError: not a line of this schema; the message says what is wrong with it.
     """
     data = _decode(text, dict, "a journal line")
-    schema = data.get("schema")
-    if schema != SCHEMA:
-        newer = isinstance(schema, int) and schema > SCHEMA
-        hint = "use a newer deploybench" if newer else "it was not written by deploybench"
-        raise RecordError(f"a journal line has the schema {schema!r}, this version reads {SCHEMA}", hint)
+    _check_schema(data, "a journal line")
     try:
         for series in data.get("series", ()):
             series["samples_ns"] = _samples(series.pop("delta_zlib_base64"), series.pop("n"))
     except (KeyError, TypeError, AttributeError, ValueError, zlib.error) as error:
         raise RecordError(f"a journal line's samples cannot be read: {error!r}") from error
     try:
-        return msgspec.convert(data, Line)
+        return msgspec.convert(data, Line)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
         raise RecordError(f"a journal line cannot be read: {error}") from error
 
@@ -322,7 +337,15 @@ def _samples(text: str, count: int) -> list[int]:
     deltas = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), dtype="<i8")
     if deltas.size != count:
         raise ValueError(f"{deltas.size} samples, {count} expected")
-    return [int(s) for s in np.cumsum(deltas)]
+    return np.cumsum(deltas).tolist()  # type: ignore[no-any-return]
+
+
+def _check_schema(data: dict[str, Any], what: str) -> None:
+    schema = data.get("schema")
+    if isinstance(schema, bool) or schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        hint = "use a newer deploybench" if newer else "it was not written by deploybench"
+        raise RecordError(f"{what} has the schema {schema!r}, this version reads {SCHEMA}", hint)
 
 
 def _decode(data: bytes, kind: Any, what: str) -> Any:
@@ -333,15 +356,28 @@ def _decode(data: bytes, kind: Any, what: str) -> Any:
 
 
 def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None) -> Record:
-    """The record of a case from its lines: the verdict and every figure. Without an `end` line it was interrupted."""
+    """The record of a case from its lines: the verdict and every figure.
+
+    Trials count in the order of their index, in whatever order their lines come. Without an `end` line the run was
+    interrupted: what was measured until then stands. Latency is of the quiet trials alone, where there is one.
+    The status is the first of these that holds:
+
+    1. `wrong`: an answer failed parity. A later crash does not make it right, so this outweighs everything.
+    2. `unavailable`, `unsupported`, `crashed`, `timeout`, `failed`: an error ended the case; `error` says where.
+    3. `skipped`: no trial was begun. `failed`: one took no samples, or there was no reference to judge it by.
+    4. `implausible`: samples that do not fit into the time that passed, or that nobody held against a clock.
+    5. `noisy`: fewer than half of the trials were quiet.
+    6. `ok`: every trial that ran was right, and its samples can be believed. Only this is published.
+    """
+    trials = sorted(trials, key=lambda t: t.index)
     quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu)]
-    used = quiet or list(trials)
-    measured = [t for t in used if t.series]
+    used = quiet or trials
     error = (end.error if end else None) or next((t.error for t in trials if t.error), None)
     status, why = _status(case, trials, quiet, end, error)
-    latencies = _latencies(measured)
+    latencies = _latencies(used)
     judged = _worst_parity(trials)
-    last = trials[-1] if trials else None
+    known = next((t for t in reversed(trials) if t.environment), None)
+    runtimes = known.runtimes if known else {}
     return Record(
         schema=SCHEMA,
         id=case.id,
@@ -358,9 +394,9 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None) -> Re
         latencies=latencies,
         throughput=None,
         memory=_memory(trials),
-        parity=_parity(case, judged, last.runtimes) if judged and last else None,
+        parity=_parity(case, judged, runtimes) if judged else None,
         evidence=_evidence(case, trials, used, quiet, end),
-        environment={**(last.environment if last else {}), "runtimes": last.runtimes if last else {}},
+        environment={**(known.environment if known else {}), "runtimes": runtimes},
         error=error,
         notes=case.notes,
     )
@@ -382,23 +418,35 @@ _OF_ERROR: dict[str, Status] = {
 
 
 def _status(
-    case: CaseLine, trials: Sequence[TrialLine], quiet: Sequence[TrialLine], end: EndLine | None, error: ErrorFacts | None
+    case: CaseLine,
+    trials: Sequence[TrialLine],
+    quiet: Sequence[TrialLine],
+    end: EndLine | None,
+    error: ErrorFacts | None,
 ) -> tuple[Status, str]:
-    """The verdict and, unless it is `ok`, the reason in words. Being wrong outweighs being slow, noisy or incomplete."""
+    """The verdict, in the order that `fold` states, and, unless it is `ok`, the reason in words."""
     wrong = next((t.parity for t in trials if t.parity and not t.parity.passed), None)
-    if error:
-        return _OF_ERROR.get(error.error, "failed"), f"{error.phase}: {error.message}"
     if wrong:
         return "wrong", wrong.problem
-    if not any(t.series for t in trials):
+    if error:
+        return _OF_ERROR.get(error.error, "failed"), f"{error.phase}: {error.message}"
+    if not trials:
         return "skipped", end.stopped_by if end else "interrupted before the first trial ended"
-    if any(t.parity is None for t in trials):
+    if not all(_samples_of(t) for t in trials):
+        return "failed", "measure: a trial took no samples"
+    if case.reference is None or any(t.parity is None for t in trials):
         return "failed", "parity: there is no reference to judge by"
     if any(t.fits is False for t in trials):
         return "implausible", "the samples add up to more time than passed, or are not positive"
-    if len(quiet) < min(case.trials_wanted, len(trials)) and (not quiet or end):
+    if any(t.fits is None for t in trials):
+        return "implausible", "nobody checked whether the samples fit into the time that passed"
+    if 2 * len(quiet) < len(trials):
         return "noisy", _noise(trials)
     return "ok", ""
+
+
+def _samples_of(trial: TrialLine) -> bool:
+    return bool(trial.series) and all(series.samples_ns for series in trial.series)
 
 
 def _noise(trials: Sequence[TrialLine]) -> str:
@@ -409,7 +457,9 @@ def _noise(trials: Sequence[TrialLine]) -> str:
 
 
 def _latencies(trials: Sequence[TrialLine]) -> list[LatencyFacts]:
+    """Every scope and clock over the trials that have it, the headline (each trial's first) first."""
     scopes: dict[tuple[str, str], list[list[int]]] = {}
+    trials = [t for t in trials if _samples_of(t)]
     for trial in trials:
         for series in trial.series:
             scopes.setdefault((series.scope, series.clock), []).append(series.samples_ns)
@@ -446,7 +496,8 @@ def worst_first(judged: JudgedFacts) -> tuple[bool, float]:
 def _parity(case: CaseLine, judged: JudgedFacts, runtimes: dict[str, str]) -> ParityFacts | None:
     if case.reference is None:
         return None
-    independent = case.reference.producer not in runtimes
+    producers = {_family(name) for name in case.reference.producer.split(" and ")}
+    independent = not producers & {_family(name) for name in runtimes}
     return ParityFacts(
         passed=judged.passed,
         grade=judged.grade,
@@ -460,6 +511,11 @@ def _parity(case: CaseLine, judged: JudgedFacts, runtimes: dict[str, str]) -> Pa
     )
 
 
+def _family(distribution: str) -> str:
+    """One runtime is packaged under several names; judged by its sibling, it is judged by itself."""
+    return re.split(r"[-_]", distribution.lower(), maxsplit=1)[0]
+
+
 def _memory(trials: Sequence[TrialLine]) -> MemoryFacts | None:
     known = [t.memory for t in trials if t.memory]
     if not known:
@@ -470,14 +526,25 @@ def _memory(trials: Sequence[TrialLine]) -> MemoryFacts | None:
     )
 
 
+def _largest(values: list[float | None]) -> float | None:
+    """The largest, or None where one of them is not known: that one may have been larger."""
+    known = [v for v in values if v is not None]
+    return max(known) if known and len(known) == len(values) else None
+
+
 def _evidence(
-    case: CaseLine, trials: Sequence[TrialLine], used: Sequence[TrialLine], quiet: Sequence[TrialLine], end: EndLine | None
+    case: CaseLine,
+    trials: Sequence[TrialLine],
+    used: Sequence[TrialLine],
+    quiet: Sequence[TrialLine],
+    end: EndLine | None,
 ) -> EvidenceFacts:
     loads = [t.load for t in used if t.load]
     return EvidenceFacts(
-        foreign_cpu=max((x.foreign_cpu for x in loads if x.foreign_cpu is not None), default=None),
+        foreign_cpu=_largest([x.foreign_cpu for x in loads]),
         max_foreign_cpu=case.max_foreign_cpu,
-        steal=max((x.steal for x in loads if x.steal is not None), default=None),
+        steal=_largest([x.steal for x in loads]),
+        load_reason=next((x.reason for x in loads if x.reason), ""),
         involuntary_switches=sum(x.involuntary_switches for x in loads),
         major_faults=sum(x.major_faults for x in loads),
         placement=next((t.placement for t in used if t.placement), None),
@@ -486,17 +553,3 @@ def _evidence(
         trials_noisy=len(trials) - len(quiet),
         complete=end is not None,
     )
-
-
-_SECRETS = (
-    (re.compile(r"(?<![\w.])/(?:[^\s/'\":,;()\[\]]+/)+"), ".../"),  # folders; the file's own name stays
-    (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"), "<address>"),
-    (re.compile(r"[\w.+-]+@[\w.-]+"), "<address>"),
-)
-
-
-def public(text: str) -> str:
-    """The text without folders and addresses: records may become public."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 
@@ -17,11 +18,15 @@ GROUP = "deploybench.backends"
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """One backend by name: `spec` (`module:Class`) is what a worker imports."""
+    """One backend by name: `spec` (`module:Class`) is what a worker imports.
+
+    `rivals` are other distributions that registered another backend under the same name: none of them can be used.
+    """
 
     name: str
     spec: str
     distribution: str
+    rivals: tuple[str, ...] = ()
 
     def works(self) -> bool:
         """Whether its module can be imported at all."""
@@ -35,8 +40,11 @@ class Registered:
         """An instance, for its declarations; no runtime is loaded.
 
         Raises:
-            BackendUnavailable: its module is broken.
+            BackendUnavailable: its module is broken, or its name is not its own.
         """
+        if self.rivals:
+            message = f"the backend {self.name!r} is registered by {', '.join((self.distribution, *self.rivals))}"
+            raise BackendUnavailable(message, f"uninstall all but one of them: pip uninstall {self.rivals[0]}")
         return _create(self.name, self.spec, self.distribution)
 
 
@@ -45,7 +53,7 @@ def _create(name: str, spec: str, distribution: str) -> Backend:
     module, _, attribute = spec.partition(":")
     try:
         made = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin that ends the program on import must not end ours
         message = f"backend {name!r} of {distribution} cannot be imported: {type(error).__name__}: {error}"
         raise BackendUnavailable(message, f"reinstall or remove {distribution}") from error
     if not isinstance(made, Backend):
@@ -54,19 +62,28 @@ def _create(name: str, spec: str, distribution: str) -> Backend:
 
 
 def installed() -> Mapping[str, Registered]:
-    """Every registered backend by name, sorted.
+    """Every registered backend by name, sorted. None is imported: a broken one says so only when it is created.
 
     Raises:
         UsageError: none is registered.
     """
-    found = {point.name: _registered(point) for point in entry_points(group=GROUP)}
+    found: dict[str, Registered] = {}
+    for point in entry_points(group=GROUP):
+        new, known = _registered(point), found.get(point.name)
+        if known is None:
+            found[point.name] = new
+        elif known.spec != new.spec:
+            found[point.name] = replace(known, rivals=(*known.rivals, new.distribution))
     if not found:
-        raise UsageError("no backend is registered", 'install the package itself: pip install "deploybench[cpu,ncnn,mnn]"')
+        raise UsageError(
+            "no backend is registered", 'install the package itself: pip install "deploybench[cpu,ncnn,mnn]"'
+        )
     return dict(sorted(found.items()))
 
 
 def _registered(point: EntryPoint) -> Registered:
-    return Registered(point.name, point.value, point.dist.name if point.dist else "an unknown distribution")
+    distribution = point.dist.name if point.dist else None
+    return Registered(point.name, point.value.split("[")[0].strip(), distribution or "an unknown distribution")
 
 
 def find(name: str) -> Registered:
@@ -99,7 +116,10 @@ def complete_options(backend: Backend, given: Mapping[str, str]) -> dict[str, Op
         if name not in known:
             hint = nearest(name, known) if known else "it takes none"
             raise UsageError(f"backend {backend.name} has no option {name!r}", hint)
-    return {name: _typed(backend, option, given[name]) if name in given else option.default for name, option in known.items()}
+    return {
+        name: _typed(backend, option, given[name]) if name in given else option.default
+        for name, option in known.items()
+    }
 
 
 def _typed(backend: Backend, option: Option, text: str) -> OptionValue:
@@ -107,13 +127,25 @@ def _typed(backend: Backend, option: Option, text: str) -> OptionValue:
     if option.choices and text not in option.choices:
         raise UsageError(f"{where} cannot be {text!r}", f"one of: {', '.join(option.choices)}")
     if option.kind == "bool":
-        values = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        values = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         if text.lower() not in values:
             raise UsageError(f"{where} is on or off, not {text!r}")
         return values[text.lower()]
     if option.kind in ("int", "float"):
         try:
-            return int(text) if option.kind == "int" else float(text)
+            number = int(text) if option.kind == "int" else float(text)
         except ValueError:
             raise UsageError(f"{where} takes a number ({option.kind}), not {text!r}") from None
+        if not math.isfinite(number) or abs(number) >= 2**63:  # JSON, and so a record, has no others
+            raise UsageError(f"{where} takes a finite number, not {text!r}")
+        return number
     return text

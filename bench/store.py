@@ -1,10 +1,11 @@
-"""Run files: appended line by line, each on the disk before the next thing starts; read back and folded into records."""
+"""Run files: appended line by line, each on the disk before the next thing starts; read back and folded."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,18 +20,21 @@ def now() -> str:
 
 def new_run() -> str:
     """A name for a run that sorts by time and collides with no other."""
-    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(2)}"
+    return f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{secrets.token_hex(4)}"
 
 
 class RunFile:
-    """One run's journal, open for appending."""
+    """One run's journal, open for appending. Its file is new: two runs never share one."""
 
     def __init__(self, results: Path, machine: str, run: str) -> None:
         self.machine, self.run = machine, run
         self.path = results / "records" / machine / f"{run}.jsonl"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            _keep_name(self.path.parent)
+        except FileExistsError as error:
+            raise BenchError(f"{self.path} exists already: a run's file is written once", "run again") from error
         except OSError as error:
             hint = "choose another folder with --results"
             raise BenchError(f"the results folder {results} cannot be written: {error.strerror}", hint) from error
@@ -48,13 +52,19 @@ class RunFile:
                 data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, size)
-            raise BenchError(f"{self.path} cannot be written: {error.strerror}", "free space; what was written before is kept") from error
+            # Should even this fail, the line is a last one that was cut, which readers leave out.
+            with suppress(OSError):
+                os.ftruncate(self._fd, size)
+            hint = "free some space; what was written before is kept"
+            raise BenchError(f"{self.path} cannot be written: {error.strerror}", hint) from error
 
     def close(self) -> None:
-        """Close the file; one that holds nothing is removed."""
+        """Close the file; one that holds nothing is removed. Calling it again does nothing."""
+        if self._fd < 0:
+            return
         empty = os.fstat(self._fd).st_size == 0
         os.close(self._fd)
+        self._fd = -1
         if empty:
             self.path.unlink(missing_ok=True)
 
@@ -63,6 +73,16 @@ class RunFile:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _keep_name(folder: Path) -> None:
+    """Put a new file's name on the disk too. Some network file systems refuse; there is no more to do then."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -100,6 +120,8 @@ def read_records(path: Path) -> list[Record]:
             trials.setdefault(line.id, []).append(line)
         else:
             ends[line.id] = line
+    if strays := sorted({*trials, *ends} - set(cases)):
+        raise RecordError(f"{path} has lines of the case {strays[0]}, but not its first", "lines were taken out of it")
     return [fold(case, trials.get(key, []), ends.get(key)) for key, case in cases.items()]
 
 
@@ -129,5 +151,9 @@ def find(identity: str, results: Path) -> Record:
     found = [r for path in run_files([results]) for r in read_records(path) if r.id.startswith(identity)]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} records begin" if found else "no record begins"
-    raise RecordError(f"{what} with {identity!r} in {results}", "`deploybench report --json` lists them")
+    if not found:
+        raise RecordError(f"no record in {results} begins with {identity!r}", "`deploybench report --json` lists them")
+    ids = ", ".join(r.id for r in found[:5])
+    raise RecordError(
+        f"{len(found)} records begin with {identity!r}", f"give more of one: {ids}{', …' * (len(found) > 5)}"
+    )

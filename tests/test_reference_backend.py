@@ -88,6 +88,14 @@ def test_types_that_numpy_lacks_come_as_bits(tmp_path):
     assert (got.dtype, got.bits.dtype, got.bits.tolist()) == ("bfloat16", np.uint16, [[0x3FC0, 0xC000, 0x4040]])
 
 
+def test_a_feed_whose_byte_order_was_spelt_out_is_still_numpy_s(tmp_path):
+    # As a tensor comes off a wire: equal to float32, and yet not the object that numpy calls built in.
+    feed = X.astype(np.dtype("float32").newbyteorder("<"))
+    got = session_of(tmp_path, [helper.make_node("Identity", ["x"], ["y"])], {"x": X}, FLOATS).run({"x": feed})["y"]
+    assert isinstance(got, np.ndarray)
+    assert got.dtype == np.float32
+
+
 def test_strings_are_objects(tmp_path):
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.STRING)]
     info = [helper.make_tensor_value_info("y", TensorProto.STRING, None)]

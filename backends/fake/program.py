@@ -72,7 +72,7 @@ def translate(path: Path) -> Program:
         else:
             steps.append(_step(node, index, opset))
     for name, value in weights.items():
-        if value.dtype.kind not in "biuf" or value.dtype.isbuiltin != 1:
+        if value.dtype.kind not in "biuf" or value.dtype.isbuiltin == 2:
             raise UnsupportedModel(f"weight {name!r} is of a type that the fake device lacks: {value.dtype}")
     return Program(opset, tuple(value.name for value in graph.output), tuple(steps), weights)
 

@@ -101,10 +101,12 @@ def parse_cpus(text: str | None) -> tuple[int, ...]:
         return ()
     found: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip())
+        if not match:
             raise UsageError(f"--cpus {text!r} cannot be read", "write --cpus 0,2-3")
-        found |= set(range(int(first), int(last or first) + 1))
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    if not found:
+        raise UsageError(f"--cpus {text!r} names no CPU", "write --cpus 0,2-3")
     if missing := found - os.sched_getaffinity(0):
         have = ",".join(str(c) for c in sorted(os.sched_getaffinity(0)))
         raise UsageError(f"this machine has no CPU {min(missing)} for us", f"these can be used: {have}")

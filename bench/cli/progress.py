@@ -39,7 +39,8 @@ class Reporter:
         self._show(message)
 
     def trial_begins(self, case: str, number: int, of: int) -> None:
-        self._show(f"{case}: trial {number} of {of}")
+        again = f"trial {number} (others were using the machine during one of the {of} before)"
+        self._show(f"{case}: {f'trial {number} of {of}' if number <= of else again}")
 
     def trial_ended(self, trials_left: int) -> None:
         self._trials_done += 1

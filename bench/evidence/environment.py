@@ -58,8 +58,9 @@ def boot_id() -> str:
 
 
 def _label(cpu: str, cores: int) -> str:
-    """A name for the machine's folder of records: its CPU, its cores, and four digits of its (random) machine id, hashed."""
-    slug = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)|processor|cpu|@.*", "", cpu.lower())).strip("-")[:40] or "machine"
+    """A name for the machine's folder of records: CPU, cores, and four digits of its (random) machine id, hashed."""
+    words = re.sub(r"\(.*?\)|processor|cpu|@.*", "", cpu.lower())
+    slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40] or "machine"
     identity = _read("/etc/machine-id") or platform.node()
     return f"{slug}-{cores}c-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
 

@@ -29,7 +29,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What happened between two snapshots. Shares are of all the machine's cores; None where it cannot be told, with why."""
+    """What happened between two snapshots. Shares are of all cores; None where it cannot be told, with why."""
 
     wall_s: float
     foreign_cpu: float | None
@@ -59,7 +59,8 @@ def between(before: Snapshot, after: Snapshot) -> Load:
     capacity = wall * (os.cpu_count() or 1)
     own = after.own_s - before.own_s
     foreign = max(0.0, (after.busy_s - before.busy_s - own) / capacity)
-    return Load(wall, foreign, (after.steal_s - before.steal_s) / capacity, involuntary, faults)
+    steal = max(0.0, (after.steal_s - before.steal_s) / capacity)  # some hypervisors count backwards
+    return Load(wall, foreign, steal, involuntary, faults)
 
 
 def memory_bytes() -> tuple[int | None, int | None]:

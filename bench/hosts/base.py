@@ -55,7 +55,7 @@ class Host(ABC):
 
     @abstractmethod
     def put(self, source: Path, key: str) -> PurePosixPath:
-        """The path, there, of a copy of this file or folder, named by its content `key`. Atomic; sent only when absent."""
+        """The path, there, of a copy of this file or folder, named by its content `key`. Atomic; sent when absent."""
 
     @abstractmethod
     def get(self, path: PurePosixPath, target: Path) -> None:

@@ -17,6 +17,7 @@ from bench.hosts.base import Completed, Host, Link
 
 BANNER = b"Welcome to fakeOS 1.0\n\x93DBENC is not yet the magic\nLast login: never\n"
 RELAY_BYTES = 1 << 16
+RELAY_LIMIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +88,37 @@ class FaultyLink:
 
     def __init__(self, inner: Link, faults: Faults) -> None:
         self._inner, self._faults = inner, faults
-        self.read_fd, self._relay_fd = os.pipe()
+        self.read_fd, relay_fd = os.pipe()
         self.write_fd = os.dup(inner.write_fd)
-        self._relay = threading.Thread(target=self._carry, daemon=True)
+        # The thread has ends of its own: nobody closes under its hands what may be another file a moment later.
+        ends = os.dup(inner.read_fd), relay_fd
+        self._relay = threading.Thread(target=self._carry, args=ends, daemon=True)
         self._relay.start()
 
-    def _carry(self) -> None:
+    def _carry(self, source: int, sink: int) -> None:
         left = self._faults.cut_bytes
         try:
             if self._faults.banner:
-                os.write(self._relay_fd, BANNER)
-            while data := os.read(self._inner.read_fd, RELAY_BYTES):
+                os.write(sink, BANNER)
+            while data := os.read(source, RELAY_BYTES):
                 data = bytes(len(data)) if self._faults.garbage else data
-                os.write(self._relay_fd, data if left is None else data[:left])
+                os.write(sink, data if left is None else data[:left])
                 left = None if left is None else left - len(data)
                 if left is not None and left <= 0:
                     break
         except OSError:
             pass  # either side has gone; closing ours tells the reader
         finally:
-            os.close(self._relay_fd)
+            os.close(source)
+            os.close(sink)
 
     def close(self) -> None:
         if self.write_fd >= 0:
             os.close(self.write_fd)
-            self.write_fd = -1
-            self._inner.close()
-            self._relay.join(5)
             os.close(self.read_fd)
+            self.write_fd = self.read_fd = -1
+            self._inner.close()
+            self._relay.join(RELAY_LIMIT_S)
 
     def said(self) -> str:
         return self._inner.said()

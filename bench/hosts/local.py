@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,12 +29,24 @@ class LocalHost(Host):
 
     def run(self, argv: Sequence[str], *, stdin: bytes = b"", timeout_s: float) -> Completed:
         try:
-            done = subprocess.run(list(argv), input=stdin, capture_output=True, timeout=timeout_s, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise Timeout(f"{argv[0]} took longer than {timeout_s:g} s") from error
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
         except OSError as error:
             raise Unreachable(f"{argv[0]} cannot be started: {error.strerror}") from error
-        return Completed(done.returncode, done.stdout, done.stderr[-STDERR_TAIL_BYTES:].decode("utf-8", "replace"))
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout_s)
+            except subprocess.TimeoutExpired as error:
+                raise Timeout(f"{argv[0]} took longer than {timeout_s:g} s") from error
+            finally:
+                if process.returncode is None:  # out of time, or interrupted: what it started goes with it
+                    os.killpg(process.pid, signal.SIGKILL)
+        return Completed(process.returncode, stdout, stderr[-STDERR_TAIL_BYTES:].decode("utf-8", "replace"))
 
     def start(self, argv: Sequence[str]) -> Link:
         return PipeLink(argv)
@@ -42,8 +55,12 @@ class LocalHost(Host):
         return PurePosixPath(source)
 
     def get(self, path: PurePosixPath, target: Path) -> None:
-        if Path(path) != target:
-            shutil.copytree(path, target) if Path(path).is_dir() else shutil.copy2(path, target)
+        if Path(path) == target:
+            return
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+            part = Path(folder) / "part"
+            shutil.copytree(path, part, symlinks=True) if Path(path).is_dir() else shutil.copy2(path, part)
+            part.rename(target)
 
     @property
     def python(self) -> str:
@@ -65,7 +82,8 @@ class PipeLink:
             )
         except OSError as error:
             self._stderr.close()
-            raise Unreachable(f"{argv[0]} cannot be started: {error.strerror}", "check the interpreter's path") from error
+            message = f"{argv[0]} cannot be started: {error.strerror}"
+            raise Unreachable(message, "check the interpreter's path") from error
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._pipes = self._process.stdin, self._process.stdout

@@ -17,33 +17,55 @@ from bench.errors import RunError
 from bench.interface import Feeds, Outputs, Plan, Samples, Series, Session
 
 # Between two looks at the stop rule the loop runs this long, so that the look costs nothing per iteration and yet a
-# limit is kept to within it. Rule of thumb: a thousandth of the shortest useful measurement is too fine, a tenth too coarse.
+# limit is kept to within it. Rule of thumb: a thousandth of the shortest useful measurement is too fine, a tenth too
+# coarse.
 CHUNK_NS = 20_000_000
-# A clock that is read twice in a row differs by about this much; what cannot fit inside the bracket by more is impossible.
+# A clock read twice in a row differs by about this much; what exceeds the bracket by more is impossible.
 BRACKET_SLACK_NS = 1_000
 
 
 def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
-    """Samples of the session, by its own clock if it has one, and the harness's bracket around them in nanoseconds."""
+    """Samples of the session, by its own clock if it has one, and the harness's bracket around them in nanoseconds.
+
+    Raises:
+        RunError: the backend gave no outputs, or its own clock gave samples that cannot be read.
+    """
     with _no_garbage_collection():
         begin = perf_counter_ns()
         samples = session.measure(feeds, plan)
         if samples is None:
-            samples, bracket = timed(session.run, feeds, plan)
-        else:
-            bracket = perf_counter_ns() - begin
+            return timed(session.run, feeds, plan)
+        bracket = perf_counter_ns() - begin
+    _check(samples, len(feeds))
     return samples, bracket
 
 
+def _check(samples: Samples, feeds: int) -> None:
+    """Refuse what a backend's own clock cannot have meant, before anybody computes with it."""
+    if not samples.series or any(np.size(s.samples_ns) == 0 for s in samples.series):
+        raise RunError("the backend's own clock returned no samples")
+    if any(np.asarray(s.samples_ns).dtype.kind not in "iu" or np.ndim(s.samples_ns) != 1 for s in samples.series):
+        raise RunError("the backend's own clock returned durations that are not a list of whole nanoseconds")
+    if not 0 <= samples.feed_index < feeds:
+        raise RunError(f"the backend says that feed {samples.feed_index} of {feeds} made its last outputs")
+
+
 def fits(samples: Samples, bracket_ns: int) -> bool:
-    """Whether these durations, which do not overlap, could have happened inside the bracket."""
+    """Whether these durations, which do not overlap, could have happened inside the bracket.
+
+    A duration of zero could not: the fastest no-op takes tens of nanoseconds. A clock too coarse to see an inference
+    cannot tell it from one that never ran, so it cannot vouch for a published number.
+    """
+    # Summed as floats: absurd durations must not wrap around to a small sum.
     return all(
-        int(s.samples_ns.sum()) <= bracket_ns + BRACKET_SLACK_NS and (s.samples_ns > 0).all() for s in samples.series
+        np.sum(s.samples_ns, dtype=np.float64) <= bracket_ns + BRACKET_SLACK_NS
+        and bool((np.asarray(s.samples_ns) > 0).all())
+        for s in samples.series
     )
 
 
 def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
-    """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket leaves the warm-up out."""
+    """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket has no warm-up in it."""
     warmup_count, typical_ns = _warm_up(run, feeds, plan)
     chunk = int(max(1, min(100_000, CHUNK_NS // max(1, typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
@@ -52,6 +74,7 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
     begin = perf_counter_ns()
     while True:
         rotation = [feeds[(done + i) % len(feeds)] for i in range(chunk)]
+        outputs = {}  # freed: beside the next outputs it would be memory that a deployed model does not take
         outputs = chunk_of(run, rotation, samples.append)
         done += chunk
         elapsed = perf_counter_ns() - begin

@@ -1,7 +1,7 @@
 """From samples to a summary. Pure functions.
 
-A percentile is printed only where the count supports it, by the binomial rule of MLPerf LoadGen: with 99 % confidence the
-reported order statistic is not below the percentile, one sample being allowed above it.
+A percentile is printed only where the count supports it, by the binomial rule of MLPerf LoadGen: with 99 % confidence
+the reported order statistic is not below the percentile, one sample being allowed above it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 CONFIDENCE = 0.99
 QUANTILES = (0.5, 0.9, 0.99)
@@ -50,12 +51,12 @@ def summarise(trials: Sequence[Sequence[int]]) -> Summary:
     return Summary(pooled.size, _nearest_rank(pooled, 0.5), interval, reason, tuple(medians), percentiles)
 
 
-def _percentile(ordered: np.ndarray, q: float) -> Percentile:  # type: ignore[type-arg]
+def _percentile(ordered: npt.NDArray[np.int64], q: float) -> Percentile:
     needs = min_count(q)
     return Percentile(q, _nearest_rank(ordered, q) if ordered.size >= needs else None, needs)
 
 
-def _nearest_rank(ordered: np.ndarray, q: float) -> int:  # type: ignore[type-arg]
+def _nearest_rank(ordered: npt.NDArray[np.int64], q: float) -> int:
     return int(ordered[max(0, math.ceil(q * ordered.size) - 1)])
 
 

@@ -1,4 +1,4 @@
-"""The markdown document: a table of medians, a table of details, why-nots, machine and versions."""
+"""The markdown document: medians, how they were timed, how right the answers are, why-nots, machine and versions."""
 
 from __future__ import annotations
 
@@ -39,27 +39,31 @@ def _group(record: Record) -> tuple[str, ...]:
 
 
 def _section(records: list[Record]) -> str:
-    parts = [_heading(records), _medians(records)]
-    marks = sorted({mark for r in records if words.published(r) for mark in words.marks_of(r)})
-    parts += ["\n".join(f"{mark} {words.MARKS[mark]}  " for mark in marks)] if marks else []
     measured = [r for r in records if words.published(r)]
+    unpublished = [r for r in records if not words.published(r)]
+    parts = [_heading(records), _medians(records)]
+    if marks := sorted({mark for r in measured for mark in words.marks_of(r)}):
+        parts.append("  \n".join(f"{mark} {words.MARKS[mark]}" for mark in marks))
     if measured:
-        parts.append(_details(measured))
-    if unpublished := [r for r in records if not words.published(r)]:
-        parts.append(_why_not(unpublished))
+        parts += [_timing(measured, records), _answers(measured, records)]
+    if unpublished:
+        parts.append(_why_not(unpublished, records))
     parts.append(_footer(records))
     return "\n\n".join(parts) + "\n"
 
 
 def _heading(records: list[Record]) -> str:
-    options, device = records[0].case.options, records[0].case.device
+    options, device = records[0].case.options, words.escape(records[0].case.device)
     threads = f"{options.threads} thread{'s' if options.threads != 1 else ''}"
     batch = f", batch {options.batch}" if options.batch else ""
     cpus = f", CPUs {','.join(str(c) for c in options.cpus)}" if options.cpus else ""
     precision = "" if options.precision == "model" else f", precision {options.precision}"
+    where = f"Device {device}, {threads}{batch}{cpus}{precision}, {options.scenario}."
+    if not any(words.published(r) for r in records):
+        return f"**Latency in ms.** {where}"
     return (
-        f"**Latency in ms**: median of one inference, {options.scenario}, end to end, host clock; in brackets the lowest and "
-        f"highest median of the trials. Device {device}, {threads}{batch}{cpus}{precision}."
+        "**Median latency in ms** of one inference; in brackets the lowest and highest median of its trials, each a "
+        f"fresh process. End to end by the host's clock, unless the column says otherwise. {where}"
     )
 
 
@@ -85,76 +89,120 @@ def _row(record: Record, records: list[Record]) -> str:
 
 
 def _column(record: Record, records: list[Record]) -> str:
-    """The backend's name, told apart by the options that differ."""
+    """The backend's name, told apart by the options that differ, and by what its samples span where that is unusual."""
     extra = record.case.options.extra
     others = [r.case.options.extra for r in records if r.case.backend == record.case.backend]
     differ = [name for name in extra if len({json.dumps(o.get(name)) for o in others}) > 1]
-    told = ", ".join(f"{name}={_option(extra[name])}" for name in differ)
-    return f"{record.case.backend} ({told})" if told else record.case.backend
+    told = [f"{name}={_option(extra[name])}" for name in differ]
+    spans = {(r.latency.scope, r.latency.clock) for r in records if r.case.backend == record.case.backend and r.latency}
+    if record.latency and spans != {("end_to_end", "host")}:
+        told.append(f"{record.latency.scope.replace('_', ' ')}, {record.latency.clock} clock")
+    return words.escape(f"{record.case.backend} ({', '.join(told)})" if told else record.case.backend)
 
 
 def _option(value: object) -> str:
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    name, _, digest = str(value).partition(" sha256:")
+    return f"{name} {digest[:8]}" if digest else name
 
 
-def _details(records: list[Record]) -> str:
-    head = ["model", "backend", "p50 ms", "p90 ms", "p99 ms", "samples", "trials", "load ms", "first run ms", "peak MiB"]
-    head += ["error of scale", "as good as", "reference", "foreign CPU"]
-    return "Details\n\n" + table(head, [_detail(r, records) for r in records], right=[*range(2, 11), 13])
+def _timing(measured: list[Record], records: list[Record]) -> str:
+    head = ["model", "backend", "p50", "95 % of p50", "p90", "p99", "samples", "trials", "CPU used by others"]
+    about = (
+        "Timing in ms. The interval of p50 is over processes and takes six trials; p90 takes 64 samples, p99 662. "
+        "Noisy trials are left out."
+    )
+    return f"{about}\n\n{table(head, [_timing_row(r, records) for r in measured], right=range(2, len(head)))}"
 
 
-def _detail(record: Record, records: list[Record]) -> list[str]:
-    latency, parity, cold = record.latency, record.parity, record.cold
+def _timing_row(record: Record, records: list[Record]) -> list[str]:
+    latency, evidence = record.latency, record.evidence
     assert latency is not None
-    assert parity is not None
     at = {p.q: p.ns for p in latency.percentiles}
-    load = None if cold is None or cold.load_s is None else int(cold.load_s * 1e9)
-    first = None if cold is None or cold.first_run_s is None else int(cold.first_run_s * 1e9)
-    foreign = record.evidence.foreign_cpu
+    interval = "–".join(words.milliseconds(ns) for ns in latency.p50_ci_ns or ()) or "–"
+    quiet = evidence.trials - evidence.trials_noisy
     return [
         _row(record, records),
         _column(record, records),
-        words.milliseconds(at.get(0.5)),
+        words.milliseconds(latency.p50_ns),
+        interval,
         words.milliseconds(at.get(0.9)),
         words.milliseconds(at.get(0.99)),
         str(latency.n),
-        str(record.evidence.trials - record.evidence.trials_noisy),
-        words.milliseconds(load),
-        words.milliseconds(first),
-        words.megabytes(record.memory.peak_rss_bytes if record.memory else None),
-        words.error_of_scale(record),
-        parity.grade,
-        " ".join(filter(None, (parity.reference.producer, parity.reference.version))),
-        "–" if foreign is None else f"{foreign:.1%}",
+        f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet),
+        "unknown" if evidence.foreign_cpu is None else f"{evidence.foreign_cpu:.1%}",
     ]
 
 
-def _why_not(records: list[Record]) -> str:
-    lines = [f"- {_row(r, records)} on {_column(r, records)}: {r.status}. {_sentence(r)}" for r in records]
+def _answers(measured: list[Record], records: list[Record]) -> str:
+    head = ["model", "backend", "error", "passes", "judged by", "load ms", "first run ms", "peak MiB"]
+    about = (
+        "Answers and cost. Error: the largest difference from the reference, as a share of the largest value of that "
+        "output. Passes: the tightest tolerance that every output meets."
+    )
+    return f"{about}\n\n{table(head, [_answers_row(r, records) for r in measured], right=(2, 5, 6, 7))}"
+
+
+def _answers_row(record: Record, records: list[Record]) -> list[str]:
+    parity, cold = record.parity, record.cold
+    assert parity is not None
+    return [
+        _row(record, records),
+        _column(record, records),
+        words.error_of_scale(record),
+        words.escape(parity.grade if parity.grade != "wrong" else parity.tolerance.name),
+        words.escape(f"{parity.reference.producer} {parity.reference.version}"),
+        words.milliseconds(_ns(cold.load_s if cold else None)),
+        words.milliseconds(_ns(cold.first_run_s if cold else None)),
+        words.megabytes(record.memory.peak_rss_bytes if record.memory else None),
+    ]
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e9)
+
+
+def _why_not(unpublished: list[Record], records: list[Record]) -> str:
+    lines = [f"- {_row(r, records)} on {_column(r, records)}: {r.status}. {_sentence(r)}" for r in unpublished]
     return "Not published\n\n" + "\n".join(lines)
 
 
 def _sentence(record: Record) -> str:
-    hint = record.error.hint if record.error else ""
-    text = " ".join(f"{words.reason(record)}{'; ' + hint if hint else ''}".split())
-    return words.escape(text)
+    hint = record.error.hint if record.error and record.status != "wrong" else ""
+    return words.escape(f"{words.reason(record)}{'; ' + hint if hint else ''}")
 
 
 def _footer(records: list[Record]) -> str:
     known = [r for r in records if r.environment.get("machine")]
     runtimes = sorted({f"{n} {v}" for r in known for n, v in r.environment.get("runtimes", {}).items()})
-    converters = sorted({f"{n} {v}" for r in known if r.prepare for n, v in r.prepare.converter.items()} - set(runtimes))
-    machines = sorted({_machine_words(r) for r in known})
+    converters = sorted(
+        {f"{n} {v}" for r in known if r.prepare for n, v in r.prepare.converter.items()} - set(runtimes)
+    )
+    machines = sorted({_machine_words(r) for r in known}) or sorted({r.machine for r in records})
     dates = sorted(r.started_at[:10] for r in records)
     date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    what = ", ".join([*runtimes, *converters, f"deploybench {__version__}"])
-    return "  \n".join([*(f"Machine: {m}" for m in machines), f"Versions: {what}", f"Date: {date}"])
+    versions = words.escape(", ".join([*runtimes, *converters]))
+    lines = [f"Machine: {words.escape(m)}" for m in machines]
+    lines += [f"Versions: {versions}"] if versions else []
+    return "  \n".join([*lines, f"Measured: {date}. Table by deploybench {__version__}"])
 
 
 def _machine_words(record: Record) -> str:
     e = record.environment
-    memory = f", {e['memory_bytes'] / 2**30:.0f} GiB" if e.get("memory_bytes") else ""
-    return f"{e['cpu']}, {e['cores']} cores{memory}, {e['os']}, {e['kernel']}, Python {e['python']}"
+    memory = f"{e['memory_bytes'] / 2**30:.0f} GiB" if e.get("memory_bytes") else ""
+    cores, python = e.get("cores"), e.get("python")
+    facts = (
+        e.get("cpu"),
+        f"{cores} cores" if cores else "",
+        memory,
+        e.get("os"),
+        e.get("kernel"),
+        f"Python {python}" if python else "",
+    )
+    return ", ".join(str(f) for f in facts if f)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int]) -> str:
@@ -164,7 +212,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
 
     def text(line: Sequence[str]) -> str:
-        padded = (c.rjust(w) if i in to_right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+        padded = (
+            c.rjust(w) if i in to_right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
         return f"| {' | '.join(padded)} |"
 
     rule = (("-" * (w - 1) + ":") if i in to_right else "-" * w for i, w in enumerate(widths))
@@ -175,11 +225,17 @@ def insert(path: Path, text: str) -> None:
     """Replace what stands between the two marks in a file.
 
     Raises:
-        UsageError: the file or its marks are missing.
+        UsageError: the file or its marks are missing, or it cannot be written.
     """
     try:
-        before, rest = path.read_text().split(BEGIN)
+        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
         _, after = rest.split(END)
     except (OSError, ValueError):
-        raise UsageError(f"{path} has no place for the table", f"write these two lines into it: {BEGIN} and {END}") from None
-    path.write_text(f"{before}{BEGIN}\n{text.strip()}\n{END}{after}")
+        raise UsageError(
+            f"{path} has no place for the table", f"write these two lines into it: {BEGIN} and {END}"
+        ) from None
+    whole = f"{before}{BEGIN}\n{text.strip()}\n{END}{after}"
+    try:
+        path.write_text(whole, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from bench.record import OutputFacts, Record
+import math
+import re
 
-WHY_LENGTH = 110
+from bench.record import MAX_FOREIGN_CPU, OutputFacts, Record
+
+# A cell says enough to recognise the reason; the list below the table has all of it.
+WHY_LENGTH = 44
 
 
 def milliseconds(ns: int | None) -> str:
-    """Three significant digits, never in exponents."""
+    """At least three significant digits, never an exponent."""
     if ns is None:
         return "–"
-    value = ns / 1e6
-    digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{digits + (2 if value < 0.01 else 0)}f}"
+    if ns <= 0:
+        return "0"
+    exponent = int(f"{ns / 1e6:.2e}".partition("e")[2])
+    return f"{ns / 1e6:.{max(0, 2 - exponent)}f}"
 
 
 def megabytes(size: int | None) -> str:
@@ -23,7 +28,7 @@ def megabytes(size: int | None) -> str:
 
 def published(record: Record) -> bool:
     """Whether the record's latency may stand in a table."""
-    return record.status == "ok" and record.latency is not None
+    return record.status == "ok" and record.latency is not None and record.parity is not None
 
 
 def cell(record: Record) -> str:
@@ -38,11 +43,11 @@ def cell(record: Record) -> str:
 
 MARKS = {
     "ᵃ": "judged by itself: the reference outputs come from the same runtime",
-    "ᵇ": "a wider tolerance than its precision's own was accepted",
-    "ᶜ": "a busier machine than usual was accepted",
+    "ᵇ": "judged by a wider tolerance than its precision's own (`--tolerance`)",
+    "ᶜ": "others used more of the CPU than is usually accepted, or it is not known how much (`--max-foreign-cpu`)",
     "ᵈ": "fewer trials than asked for: the run was cut short",
-    "ᵉ": "the reference outputs came without provenance",
-    "ᶠ": "the model hardly reacts to its input, so wrong answers may pass",
+    "ᵉ": "the reference outputs came with the model, and nobody says who made them",
+    "ᶠ": "the output hardly depends on the input, so wrong answers may pass",
 }
 
 
@@ -51,13 +56,11 @@ def marks_of(record: Record) -> list[str]:
     parity, evidence = record.parity, record.evidence
     if parity is None:
         return []
-    from bench.record import MAX_FOREIGN_CPU
-
     holds = {
         "ᵃ": not parity.independent,
         "ᵇ": parity.tolerance.relaxed,
-        "ᶜ": evidence.max_foreign_cpu > MAX_FOREIGN_CPU,
-        "ᵈ": evidence.trials < evidence.trials_wanted or not evidence.complete,
+        "ᶜ": evidence.foreign_cpu is None or evidence.foreign_cpu > MAX_FOREIGN_CPU,
+        "ᵈ": evidence.trials - evidence.trials_noisy < evidence.trials_wanted or not evidence.complete,
         "ᵉ": parity.reference.producer == "as supplied",
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),
     }
@@ -76,15 +79,23 @@ def needed(record: Record) -> str:
     parity = record.parity
     if parity is None:
         return ""
-    if any(not o.shape_ok or o.nan for o in parity.outputs):
-        return "no tolerance would do"
     if parity.grade != "wrong":
         return f"it would pass with --tolerance {parity.grade}"
     exceed = worst(parity.outputs).exceed if parity.outputs else None
-    if exceed is None:
+    if exceed is None or any(not o.shape_ok or o.nan for o in parity.outputs):
         return "no tolerance would do"
     rtol, atol = exceed * parity.tolerance.rtol, exceed * parity.tolerance.atol_of_scale
-    return f"it would take --tolerance {rtol:.2g},{atol:.2g}"
+    if max(rtol, atol) >= 1:
+        return "no sensible tolerance would do"
+    return f"it would take --tolerance {_rounded_up(rtol)},{_rounded_up(atol)}"
+
+
+def _rounded_up(value: float) -> str:
+    """Two significant digits, not below the value: what is advised must work."""
+    if not value:
+        return "0"
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / unit) * unit:.2g}"
 
 
 def worst(outputs: list[OutputFacts]) -> OutputFacts:
@@ -95,7 +106,7 @@ def worst(outputs: list[OutputFacts]) -> OutputFacts:
 def error_of_scale(record: Record) -> str:
     """The largest error of the record relative to its output's scale."""
     known = [o.max_rel_scale for o in record.parity.outputs if o.max_rel_scale is not None] if record.parity else []
-    return f"{max(known):.1e}" if known else "–"
+    return "–" if not known else f"{max(known):.1e}" if max(known) else "0"
 
 
 def shorten(text: str) -> str:
@@ -104,6 +115,9 @@ def shorten(text: str) -> str:
     return line if len(line) <= WHY_LENGTH else line[: WHY_LENGTH - 1].rstrip() + "…"
 
 
+_SPECIAL = re.compile(r"([\\|<*`~])|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|\](?=\()")
+
+
 def escape(text: str) -> str:
-    """Text that a markdown table takes as it is."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    """Text on one line that markdown, in a table or out of it, shows as it is."""
+    return _SPECIAL.sub(lambda m: f"\\{m[0]}", " ".join(text.split()))

@@ -1,11 +1,12 @@
 """The code that a worker runs, as one folder named by its content: part of `bench`, and one backend's module.
 
-The same bytes run here and on devices. Running from a copy makes a trial immune to edits of the source during a run, and
-to whatever `bench/`, `backends/` or `numpy.py` lies in the folder it is started from.
+The same bytes run here and on devices. Running from a copy makes a trial immune to edits of the source during a run,
+and to whatever `bench/`, `backends/` or `numpy.py` lies in the folder it is started from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
 
@@ -24,8 +25,14 @@ WORKER_FILES = (
     "measure/__init__.py",
     "measure/loop.py",
     "worker/__init__.py",
+    "worker/bootstrap.py",
     "worker/child.py",
+    "worker/child_process.py",
+    "worker/frames.py",
+    "worker/lease.py",
+    "worker/pipe.py",
     "worker/protocol.py",
+    "worker/scratch.py",
     "worker/supervisor.py",
     "worker/wire.py",
 )
@@ -43,28 +50,41 @@ def files(backend_spec: str) -> dict[str, bytes]:
 
 
 def _module_files(module: str) -> dict[str, bytes]:
-    """The module's source and the `__init__.py` of the packages around it; a package comes whole."""
+    """The module's source and the `__init__.py` of the packages around it; a package comes whole, its data too."""
     found: dict[str, bytes] = {}
     parts = module.split(".")
     for depth in range(1, len(parts) + 1):
-        spec = importlib.util.find_spec(".".join(parts[:depth]))
-        if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-            raise BackendUnavailable(f"the source of {module} cannot be found", "a backend is a Python module or package")
-        source, base = Path(spec.origin), "/".join(parts[:depth])
-        if source.name != "__init__.py":
-            found[f"{base}.py"] = source.read_bytes()
-        elif depth < len(parts):
-            found[f"{base}/__init__.py"] = source.read_bytes()
+        base, last = "/".join(parts[:depth]), depth == len(parts)
+        origin = _origin(module, ".".join(parts[:depth]), may_be_namespace=not last)
+        if origin is None:
+            continue
+        if origin.name != "__init__.py":
+            found[f"{base}.py"] = origin.read_bytes()
+        elif last:
+            inside = (p for p in origin.parent.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            found |= {f"{base}/{p.relative_to(origin.parent)}": p.read_bytes() for p in inside}
         else:
-            inside = source.parent.rglob("*.py")
-            found |= {f"{base}/{p.relative_to(source.parent)}": p.read_bytes() for p in inside}
+            found[f"{base}/__init__.py"] = origin.read_bytes()
     return found
+
+
+def _origin(module: str, name: str, *, may_be_namespace: bool) -> Path | None:
+    """The source file of a module or of a package around it; None for a package without one, where that may be."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec and spec.origin and spec.origin.endswith(".py"):
+        return Path(spec.origin)
+    if spec and spec.submodule_search_locations and may_be_namespace:
+        return None
+    raise BackendUnavailable(f"the source of {module} cannot be found", "a backend is a Python module or package")
 
 
 def make(backend_spec: str, cache: Cache) -> tuple[Path, str]:
     """The bundle as a folder of the cache, and the key that names its content."""
     content = files(backend_spec)
-    key = key_of(sorted((name, key_of(data.decode("utf-8"))) for name, data in content.items()))
+    key = key_of(sorted((name, hashlib.sha256(data).hexdigest()) for name, data in content.items()))
 
     def build(folder: Path) -> dict[str, str]:
         for name, data in content.items():

@@ -6,6 +6,7 @@ Standard library, numpy, one backend and its runtime; Python 3.10.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import os
 import signal
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from bench.evidence import load as machine_load
 from bench.interface import Artifact, Backend, Feeds, Finished, Options, Outputs, Packed, Plan, Session, Signature
 from bench.measure import loop
 from bench.worker import wire
-from bench.worker.protocol import Decoder, Frame, Unpacker, encode, pack
+from bench.worker.protocol import Decoder, Frame, Unpacker, pack, parts
 
 READ_BYTES = 1 << 20
 TOOL_OUTPUT_BYTES = 64 << 10
@@ -99,6 +100,8 @@ class Child:
 
     def _measure(self, args: Mapping[str, Any], body: bytes) -> Reply:
         session, _ = self._require_session()
+        if not self._feeds:
+            raise UsageError("nothing to measure with: `run` brings the feeds, and none was asked for")
         before = machine_load.snapshot()
         samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]))
         after = machine_load.snapshot()
@@ -140,7 +143,10 @@ class Child:
 
 
 class BoundedTools:
-    """The runner handed to `prepare`. The supervisor kills this process's group, tools included, when the phase's time is up."""
+    """The runner handed to `prepare`.
+
+    When the phase's time is up, the supervisor kills this process and all that it started, tools included.
+    """
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
         self._paths = paths
@@ -149,18 +155,18 @@ class BoundedTools:
         """Run a program to its end, its output kept and also copied to the log."""
         environment = {**os.environ, "TMPDIR": str(cwd)}
         try:
-            done = subprocess.run(
+            process = subprocess.Popen(
                 list(argv), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, check=False, preexec_fn=die_with_parent,
+                stderr=subprocess.STDOUT, preexec_fn=_dying_with_parent(),
             )  # fmt: skip
         except OSError as error:
             raise UsageError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        output = done.stdout.decode("utf-8", "replace")
-        print(output, file=sys.stderr, flush=True)
-        if done.returncode < 0:
-            name = signal.Signals(-done.returncode).name
+        with process:
+            output = _copied(process.stdout, TOOL_OUTPUT_BYTES)
+        if process.returncode < 0:
+            name = signal.Signals(-process.returncode).name
             raise Crashed(f"the converter {Path(argv[0]).name} died of {name}", signal=name)
-        return Finished(done.returncode, output[-TOOL_OUTPUT_BYTES:])
+        return Finished(process.returncode, output.decode("utf-8", "replace"))
 
     def path(self, name: str) -> Path:
         """The fetched binary of a declared tool."""
@@ -178,6 +184,10 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
         raise UsageError(f"the model takes the inputs {sorted(wanted)}, it was fed {sorted(feeds)}")
     for name, value in feeds.items():
         spec = wanted[name]
+        if spec.kind != "tensor" and not isinstance(value, (np.ndarray, Packed)):
+            continue  # a sequence or a map: its type is the runtime's to judge
+        if not isinstance(value, (np.ndarray, Packed)):
+            raise UsageError(f"input {name!r} takes a tensor, it was fed {type(value).__name__}")
         dtype = value.dtype if isinstance(value, Packed) else "string" if value.dtype == object else value.dtype.name
         shape = value.bits.shape if isinstance(value, Packed) else value.shape
         if dtype != spec.dtype:
@@ -188,17 +198,46 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
             raise UsageError(f"input {name!r} takes shape {list(spec.shape)}, it was fed {list(shape)}")
 
 
+def _copied(source: IO[bytes] | None, keep_bytes: int) -> bytes:
+    """The last of a stream. All of it goes to the log as it comes: a tool that hangs has then said why."""
+    kept = b""
+    while source and (data := source.read1(READ_BYTES)):  # type: ignore[attr-defined]
+        sys.stderr.buffer.write(data)
+        sys.stderr.buffer.flush()
+        kept = (kept + data)[-keep_bytes:]
+    return kept
+
+
 def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
     if not isinstance(outputs, dict):
         raise RunError(f"the backend returned {type(outputs).__name__}, not a mapping of outputs")
-    return {name: pack(value, buffers) for name, value in outputs.items()}
+    found = {}
+    for name, value in outputs.items():
+        try:
+            found[name] = pack(value, buffers)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise RunError(f"the backend's output {name!r} is no ONNX value: {error}") from error
+    return found
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent ends, however it ends (Linux only)."""
+def _dying_with_parent() -> Callable[[], None]:
+    """What asks the kernel to kill this process when its parent ends, however it ends (Linux only).
+
+    Made before a fork and called after it, where nothing may be looked up any more.
+    """
     try:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):
+        return lambda: None
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _be_the_victim() -> None:
+    """When memory runs out, the kernel shall end this process, not the supervisor, which has to tell of it."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
         pass
 
 
@@ -219,23 +258,28 @@ def _flush_log() -> None:
     ctypes.CDLL(None).fflush(None)
 
 
+def _answered(child: Child, frame: Frame) -> list[bytes | memoryview]:
+    """The answer to one request, ready to be sent: its result, or what went wrong with it."""
+    identity = {"id": frame.header["id"]}
+    try:
+        result, buffers = child.answer(frame)
+        return parts({**identity, "ok": result}, buffers)
+    except MemoryError:
+        problem = _describe(RunError("out of memory", "use a smaller batch or a bigger machine"))
+    except Exception as error:  # noqa: BLE001 - whatever a backend raises becomes a record, not a crash
+        problem = _describe(error)
+    _flush_log()
+    return parts({**identity, "error": problem})
+
+
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until the pipe ends or `close` was answered."""
     child = Child()
     decoder = Decoder()
     while data := source.read(READ_BYTES):
         for frame in decoder.feed(data):
-            header: dict[str, Any] = {"id": frame.header["id"]}
-            buffers: list[Any] = []
-            try:
-                header["ok"], buffers = child.answer(frame)
-            except MemoryError:
-                header["error"] = _describe(RunError("out of memory", "use a smaller batch or a bigger machine"))
-            except Exception as error:  # noqa: BLE001 - whatever a backend raises becomes a record, not a crash
-                header["error"] = _describe(error)
-            if "error" in header:
-                _flush_log()
-            sink.write(encode(header, buffers))
+            for part in _answered(child, frame):
+                sink.write(part)
             sink.flush()
             if frame.header["verb"] == "close":
                 return
@@ -243,7 +287,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 def main(read_fd: str, write_fd: str) -> None:
     """Entry point: the pipe's ends come as numbers, kept from whatever the runtime starts."""
-    die_with_parent()
+    _dying_with_parent()()
+    _be_the_victim()
+    faulthandler.enable()  # a crash leaves the line of Python that led to it in the log
     for fd in (int(read_fd), int(write_fd)):
         os.set_inheritable(fd, False)
     with os.fdopen(int(read_fd), "rb", buffering=0) as source, os.fdopen(int(write_fd), "wb") as sink:

@@ -7,17 +7,19 @@ import select
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.errors import BenchError, Unreachable, by_name
+from bench.errors import BenchError, HostError, Unreachable, UsageError, by_name
 from bench.hosts.base import Host
-from bench.worker.protocol import Decoder, Frame, ProtocolError, encode
-from bench.worker.supervisor import bootstrap
+from bench.worker.bootstrap import bootstrap
+from bench.worker.frames import Decoder, Frame, ProtocolError, parts
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
+CONNECT_S = 60.0
 # What a request may take beyond its own limit, which the supervisor keeps: the link, and killing and reaping the child.
+# A frame that is on its way may take longer, as long as it moves: links are slow and outputs are large.
 GRACE_S = 20.0
 READ_BYTES = 1 << 20
 
@@ -44,18 +46,27 @@ class WorkerError(BenchError):
 
 
 class Worker:
-    """A supervisor on a host. Used by one thread; closed once; a closed or failed link ends everything on the far side."""
+    """A supervisor on a host. Used by one thread; closed once; a closed or failed link ends everything on the far side.
 
-    def __init__(self, host: Host, code: str, *, silence_s: float = SILENCE_S) -> None:
+    `silence_s`: either side gives the other up when it has not heard from it for so long. `connect_s`: what the far
+    side may take to begin to speak.
+    """
+
+    def __init__(self, host: Host, code: str, *, silence_s: float = SILENCE_S, connect_s: float = CONNECT_S) -> None:
         program = bootstrap("bench.worker.supervisor", code)
         self._link = host.start([host.python, "-I", "-c", program, code, str(silence_s)])
+        self._silence_s, self._connect_s = silence_s, connect_s
+        self._greet_by = time.monotonic() + connect_s
+        self._greeted = False
         self._decoder = Decoder()
         self._waiting: list[Frame] = []
         self._next_id = 0
+        self._lost: Failure | None = None
         self._sending = threading.Lock()
+        self._torn = False
         self._closed = threading.Event()
-        self._beat = threading.Thread(target=self._keep_alive, args=(min(BEAT_S, silence_s / 3),), daemon=True)
         os.set_blocking(self._link.write_fd, False)
+        self._beat = threading.Thread(target=self._keep_alive, args=(min(BEAT_S, silence_s / 3),), daemon=True)
         self._beat.start()
 
     def ask(
@@ -73,14 +84,18 @@ class Worker:
             WorkerError: the verb failed, the child died, a limit ran out, or the link was lost.
         """
         phase = phase or verb
+        if self._closed.is_set():
+            raise UsageError(f"the worker was closed before it was asked to {verb}")
+        if self._lost:
+            raise WorkerError(replace(self._lost, phase=phase))
         self._next_id += 1
         header = {"verb": verb, "id": self._next_id, "phase": phase, "limit_s": limit_s, "args": dict(args or {})}
-        deadline = time.monotonic() + limit_s + GRACE_S
         try:
-            self._send(encode(header, buffers), deadline)
-            frame = self._receive(self._next_id, deadline)
+            self._send(parts(header, buffers), limit_s + GRACE_S)
+            frame = self._receive(self._next_id, limit_s + GRACE_S)
         except (ProtocolError, Unreachable) as error:
-            raise WorkerError(Failure(phase, "link", error.message, error.hint, error=type(error).__name__)) from error
+            self._lost = Failure(phase, "link", error.message, error.hint, error=type(error).__name__)
+            raise WorkerError(self._lost) from error
         if "error" in frame.header:
             raise WorkerError(_failure(frame.header["error"], phase))
         return frame.header["ok"], frame.body
@@ -91,9 +106,9 @@ class Worker:
             return
         self._closed.set()
         try:
-            self._send(encode({"verb": "quit"}), time.monotonic() + 1)
-        except Unreachable:
-            pass
+            self._send(parts({"verb": "quit"}), 1.0)
+        except HostError:
+            pass  # the end of its input tells it the same
         self._beat.join()
         self._link.close()
 
@@ -104,43 +119,79 @@ class Worker:
         self.close()
 
     def _keep_alive(self, every_s: float) -> None:
-        beat = encode({"verb": "beat"})
+        beat = parts({"verb": "beat"})
         while not self._closed.wait(every_s):
             try:
-                self._send(beat, time.monotonic() + every_s)
-            except Unreachable:
+                self._send(beat, every_s)
+            except HostError:
                 return  # the reader finds out and says so
 
-    def _send(self, data: bytes, deadline: float) -> None:
-        view = memoryview(data)
+    def _send(self, pieces: Sequence[bytes | memoryview], patience_s: float) -> None:
+        """Write a frame, giving up when nothing of it moves for so long."""
         with self._sending:
-            while view:
-                try:
-                    view = view[os.write(self._link.write_fd, view[:READ_BYTES]) :]
-                except BlockingIOError:
-                    if not select.select([], [self._link.write_fd], [], max(0.0, deadline - time.monotonic()))[1]:
-                        raise Unreachable("the worker takes no more bytes", self._link.said()) from None
-                except OSError as error:
-                    raise self._lost() from error
+            if self._torn:
+                raise Unreachable("a frame was cut off on its way to the worker")
+            self._torn = True  # until the last byte is out, whatever interrupts us
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[self._write(view[:READ_BYTES], patience_s) :]
+            self._torn = False
 
-    def _receive(self, request: int, deadline: float) -> Frame:
+    def _write(self, view: memoryview, patience_s: float) -> int:
+        poll = select.poll()
+        poll.register(self._link.write_fd, select.POLLOUT)
+        if not poll.poll(patience_s * 1000):
+            raise Unreachable("the worker takes no more bytes", self._link.said())
+        try:
+            return os.write(self._link.write_fd, view)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise self._gone() from error
+
+    def _receive(self, request: int, patience_s: float) -> Frame:
+        deadline = time.monotonic() + patience_s
         while True:
             while self._waiting:
                 frame = self._waiting.pop(0)
-                if frame.header.get("id") == request:
+                if frame.header.get("id") == request and not {"ok", "error"}.isdisjoint(frame.header):
                     return frame
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self._link.read_fd], [], [], left)[0]:
-                raise Unreachable("the worker fell silent beyond every limit", self._link.said())
-            data = os.read(self._link.read_fd, READ_BYTES)
-            if not data:
-                raise self._lost()
-            self._waiting += self._decoder.feed(data)
+            self._read(deadline)
+            if self._decoder.incomplete:
+                deadline = max(deadline, time.monotonic() + GRACE_S)
 
-    def _lost(self) -> Unreachable:
-        said = self._link.said() or self._decoder.skipped[-500:].decode("utf-8", "replace").strip()
-        hint = f"the far side said: {said}" if said else "it was killed, or its machine went away"
-        return Unreachable("the worker's supervisor is gone", hint)
+    def _read(self, deadline: float) -> None:
+        """Take in what comes next.
+
+        Raises:
+            Unreachable: nothing came for too long, or nothing can come any more.
+            ProtocolError: it is not frames.
+        """
+        now = time.monotonic()
+        patience_s = min(deadline - now, self._silence_s if self._greeted else self._greet_by - now)
+        poll = select.poll()
+        poll.register(self._link.read_fd, select.POLLIN)
+        if patience_s <= 0 or not poll.poll(patience_s * 1000):
+            raise self._silent()
+        data = os.read(self._link.read_fd, READ_BYTES)
+        if not data:
+            raise self._gone()
+        self._waiting += self._decoder.feed(data)
+        self._greeted = self._greeted or bool(self._waiting)
+
+    def _silent(self) -> Unreachable:
+        if self._greeted:
+            return Unreachable("the worker fell silent", self._said() or "its machine or the link to it hangs")
+        message = f"the far side did not answer as a worker within {self._connect_s:g} s"
+        return Unreachable(message, self._said() or "the machine or the link to it is slow, or hangs")
+
+    def _gone(self) -> Unreachable:
+        return Unreachable("the worker's supervisor is gone", self._said() or "it was killed, or its machine went away")
+
+    def _said(self) -> str:
+        said = self._link.said() or self._decoder.skipped[-500:].decode("utf-8", "replace").strip("\0 \r\n")
+        return f"the far side said: {said}" if said else ""
 
 
 def _failure(error: Mapping[str, Any], phase: str) -> Failure:
@@ -156,5 +207,3 @@ def _failure(error: Mapping[str, Any], phase: str) -> Failure:
         log_tail=error.get("log_tail", ""),
         error=name if by_name(name) is not BenchError or name == "BenchError" else "BenchError",
     )
-
-

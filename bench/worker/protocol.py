@@ -1,109 +1,26 @@
-"""Frames and value trees: what travels between client, supervisor and child.
+"""Value trees: how tensors, sequences and maps travel in frames.
 
-A frame is a magic, two lengths, a JSON header and raw buffers. The header describes trees of values; tensors point into
-the buffers. Nothing is pickled. Runs inside workers: standard library and numpy, Python 3.10.
+A frame's header describes trees of values; tensors point into the frame's buffers. Nothing is pickled. Runs inside
+workers: standard library and numpy, Python 3.10.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from bench.errors import HostError
-from bench.interface import Array, Packed, Value
+from bench.interface import Array, Packed
+from bench.worker.frames import Decoder, Frame, ProtocolError, encode, parts
 
-MAGIC = b"\x93DBENCH\x01"
-_LENGTHS = struct.Struct("<IQ")
-PREFIX_BYTES = len(MAGIC) + _LENGTHS.size
-MAX_HEADER_BYTES = 64 << 20
-MAX_BODY_BYTES = 1 << 36
-# A login shell may print a banner before our first byte; more than this is not a banner.
-MAX_SKIPPED_BYTES = 1 << 20
-_NUMERIC = frozenset("?bBhHiIlLqQefdFD")
+__all__ = ["Decoder", "Frame", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
+
+_DTYPES = {np.dtype(c).name: np.dtype(c).newbyteorder("<") for c in "?bBhHiIlLqQefdFD"}
 
 
-class ProtocolError(HostError):
-    """Bytes that are not frames: something else prints on the link, or the two sides differ in version."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One message: a JSON object and the buffers that its trees point into."""
-
-    header: dict[str, Any]
-    body: bytes = field(default=b"", repr=False)
-
-
-def encode(header: dict[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> bytes:
-    """The frame's bytes. The buffers are those that `pack` returned for the header's trees, in the same order."""
-    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
-    size = sum(len(b) for b in buffers)
-    return b"".join([MAGIC, _LENGTHS.pack(len(text), size), text, *buffers])
-
-
-class Decoder:
-    """Turns a stream of bytes, cut anywhere, into frames. Bytes before the first magic are skipped and kept as `skipped`."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._synchronised = False
-        self.skipped = b""
-
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that these bytes complete.
-
-        Raises:
-            ProtocolError: after the first frame, anything that is not a frame; before it, more than a banner's worth.
-        """
-        self._buffer += data
-        if not self._synchronised:
-            self._skip_banner()
-        while (frame := self._next()) is not None:
-            yield frame
-
-    def _skip_banner(self) -> None:
-        at = self._buffer.find(MAGIC)
-        keep = at if at >= 0 else max(0, len(self._buffer) - len(MAGIC) + 1)
-        self.skipped += bytes(self._buffer[:keep])
-        del self._buffer[:keep]
-        self._synchronised = at >= 0
-        if len(self.skipped) > MAX_SKIPPED_BYTES:
-            raise ProtocolError("the far side prints but does not speak our protocol", _tail_hint(self.skipped))
-
-    def _next(self) -> Frame | None:
-        if not self._synchronised or len(self._buffer) < PREFIX_BYTES:
-            return None
-        if not self._buffer.startswith(MAGIC):
-            raise ProtocolError("the link carries bytes that are not ours", _tail_hint(bytes(self._buffer[:200])))
-        header_bytes, body_bytes = _LENGTHS.unpack_from(self._buffer, len(MAGIC))
-        if header_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-            raise ProtocolError(f"a frame claims {header_bytes} + {body_bytes} bytes, beyond every bound")
-        end = PREFIX_BYTES + header_bytes + body_bytes
-        if len(self._buffer) < end:
-            return None
-        text = bytes(self._buffer[PREFIX_BYTES : PREFIX_BYTES + header_bytes])
-        body = bytes(memoryview(self._buffer)[PREFIX_BYTES + header_bytes : end])
-        del self._buffer[:end]
-        try:
-            header = json.loads(text)
-        except ValueError as error:
-            raise ProtocolError("a frame's header is not JSON", _tail_hint(text[:200])) from error
-        if not isinstance(header, dict):
-            raise ProtocolError("a frame's header is not an object", _tail_hint(text[:200]))
-        return Frame(header, body)
-
-
-def _tail_hint(data: bytes) -> str:
-    return f"it printed: {data[-200:].decode('utf-8', 'replace')!r}"
-
-
-def pack(value: Value, buffers: list[bytes | memoryview]) -> dict[str, Any]:
+def pack(value: Any, buffers: list[bytes | memoryview]) -> dict[str, Any]:
     """The JSON tree of a value; its tensors' bytes are appended to `buffers`.
 
     Raises:
@@ -118,7 +35,7 @@ def pack(value: Value, buffers: list[bytes | memoryview]) -> dict[str, Any]:
     if isinstance(value, (list, tuple)):
         return {"kind": "sequence", "items": [pack(item, buffers) for item in value]}
     if isinstance(value, dict):
-        keys = [int(k) if isinstance(k, np.integer) else str(k) if isinstance(k, np.str_) else k for k in value]
+        keys = [_key(key) for key in value]
         return {"kind": "map", "keys": keys, "items": [pack(item, buffers) for item in value.values()]}
     if isinstance(value, (bool, int, float, str)):
         # What maps hold (ZipMap's probabilities): Python scalars, kept apart from rank-0 tensors.
@@ -128,22 +45,39 @@ def pack(value: Value, buffers: list[bytes | memoryview]) -> dict[str, Any]:
     raise TypeError(f"a value of type {type(value).__name__} is no ONNX value")
 
 
+def _key(key: Any) -> int | str:
+    """The key of a map: ONNX knows integers and strings."""
+    if isinstance(key, (int, np.integer)):
+        return int(key)
+    if isinstance(key, str):  # numpy's too
+        return str(key)
+    raise TypeError(f"a map with keys of type {type(key).__name__} is no ONNX value")
+
+
 def _pack_array(array: Array, buffers: list[bytes | memoryview]) -> dict[str, Any]:
     shape = list(array.shape)
     if array.dtype.kind in "OUST":
-        texts = [t.decode() if isinstance(t, bytes) else str(t) for t in array.ravel().tolist()]
-        blobs = [t.encode("utf-8", "surrogatepass") for t in texts]
+        blobs = [_text(item) for item in array.ravel().tolist()]
         buffers.append(b"".join(blobs))
         return {"kind": "tensor", "dtype": "string", "shape": shape, "lengths": [len(b) for b in blobs]}
-    if array.dtype.char not in _NUMERIC:
+    if array.dtype.name not in _DTYPES:
         raise TypeError(f"a tensor of type {array.dtype} cannot travel")
-    plain = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    buffers.append(memoryview(plain.reshape(-1)).cast("B") if plain.size else b"")
+    plain = np.ascontiguousarray(array.astype(_DTYPES[array.dtype.name], copy=False))
+    buffers.append(plain.reshape(-1).view(np.uint8).data if plain.size else b"")
     return {"kind": "tensor", "dtype": array.dtype.name, "shape": shape}
 
 
+def _text(item: Any) -> bytes:
+    if isinstance(item, bytes):
+        item.decode()  # a runtime's string that is not UTF-8 is no ONNX string
+        return item
+    if not isinstance(item, str):
+        raise TypeError(f"a tensor of {type(item).__name__} objects cannot travel")
+    return item.encode("utf-8", "surrogatepass")
+
+
 class Unpacker:
-    """Reads the trees of one frame, in the order in which they were packed. Arrays own their memory and may be written to."""
+    """Reads the trees of one frame, in the order in which they were packed. Arrays own their memory."""
 
     def __init__(self, body: bytes | bytearray | memoryview) -> None:
         self._body = memoryview(body)
@@ -157,19 +91,20 @@ class Unpacker:
         """
         try:
             return self._value(tree)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise ProtocolError(f"a value tree does not fit its buffers ({error})") from error
 
     def _value(self, tree: dict[str, Any]) -> Any:
-        kind = tree["kind"]
-        if kind == "none":
-            return None
-        if kind == "sequence":
-            return [self._value(item) for item in tree["items"]]
-        if kind == "map":
-            return {key: self._value(item) for key, item in zip(tree["keys"], tree["items"], strict=True)}
-        if kind == "scalar":
-            return float(tree["text"]) if "text" in tree else tree["value"]
+        kinds: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "none": lambda tree: None,
+            "sequence": lambda tree: [self._value(item) for item in tree["items"]],
+            "map": lambda tree: {k: self._value(item) for k, item in zip(tree["keys"], tree["items"], strict=True)},
+            "scalar": lambda tree: float(tree["text"]) if "text" in tree else tree["value"],
+            "tensor": self._tensor,
+        }
+        return kinds[tree["kind"]](tree)
+
+    def _tensor(self, tree: dict[str, Any]) -> Any:
         array = self._string(tree) if tree["dtype"] == "string" else self._array(tree)
         return Packed(tree["packed"], array) if "packed" in tree else array
 
@@ -181,9 +116,7 @@ class Unpacker:
         return part
 
     def _array(self, tree: dict[str, Any]) -> Array:
-        dtype = np.dtype(tree["dtype"])
-        if dtype.char not in _NUMERIC:
-            raise ValueError(f"dtype {dtype}")
+        dtype = _DTYPES[tree["dtype"]]
         shape = tuple(int(d) for d in tree["shape"])
         size = dtype.itemsize * math.prod(shape)
         return np.frombuffer(self._take(size), dtype=dtype).reshape(shape).copy()

@@ -76,6 +76,18 @@ class BadConcurrency(Fake):
     concurrency = "fibers"
 
 
+class FlagOfText(Fake):
+    opt_in = "yes"
+
+
+class DistributionsInOneText(Fake):
+    distributions = "numpy"  # the comma of a tuple forgotten
+
+
+class DistributionOfNobody(Fake):
+    distributions = ("no-such-distribution",)
+
+
 class OptionWithoutHelp(Fake):
     options = (*Fake.options[:-1], replace(Fake.options[-1], help=""))
 
@@ -429,6 +441,9 @@ BREAKS: dict[type, set[str]] = {
     HeavyImport: {"import_is_light"},
     WantsArguments: {"constructor"},
     BadConcurrency: {"declarations"},
+    FlagOfText: {"flags"},
+    DistributionsInOneText: {"distributions"},
+    DistributionOfNobody: {"distributions"},
     OptionWithoutHelp: {"options"},
     OptionOfWrongKind: {"options"},
     OptionTwice: {"options"},

@@ -69,6 +69,7 @@ class MlpSession(Session):
 class NumpyMlp(Backend):
     name = "numpy-mlp"
     install = "pip install deploybench-numpy-mlp"
+    distributions = ("numpy",)
     prepares = "host"  # where `prepare` runs: here it needs onnx, which the device need not have
     options = (Option("stable_softmax", "subtract the maximum before exp", True, "bool"),)
 

@@ -1,0 +1,16 @@
+"""The programs that a bare interpreter is started with. Standard library only, Python 3.10."""
+
+from __future__ import annotations
+
+# What these lines need they check themselves, in words that an older Python understands too.
+CHECKS = (
+    "import sys; v = sys.version_info; "
+    "v >= (3, 10) or sys.exit('a worker needs Python 3.10 or newer, this is %d.%d' % v[:2]); "
+    "import importlib.util as u; "
+    "u.find_spec('numpy') or sys.exit('it has no numpy: run  %s -m pip install numpy' % sys.executable); "
+)
+
+
+def bootstrap(module: str, code: str) -> str:
+    """The program for `python -I -c` that runs a module's `main` on argv, with our code first on the path."""
+    return f"{CHECKS}sys.path.insert(0, {code!r}); from {module} import main; main(*sys.argv[1:])"
