@@ -20,6 +20,10 @@ README = (ROOT / "backends" / "README.md").read_text()
 NAMES = [check.name for check in checks()]
 
 
+def only(*names):
+    return [word for name in names for word in ("--check", name)]
+
+
 def test_a_backend_that_keeps_the_rules(cli):
     result = cli("conformance", "fake")
     assert result.code == 0, result.stdout
@@ -30,18 +34,20 @@ def test_a_backend_that_keeps_the_rules(cli):
 
 
 def test_a_failed_check_is_told_with_its_rule(cli):
-    argv = ("--spec", "bad_backend:TenPercentOff", "--check", "values_batch", "--check", "name", "--check", "options")
+    argv = ("--spec", "bad_backend:TenPercentOff", *only("values_batch", "name", "options"))
     result = cli("conformance", *argv, env=THIRD_PARTY)
     line, summary = result.stdout.splitlines()
     assert result.code == 1
-    assert line.startswith("bad_backend:TenPercentOff: values_batch failed: model 'batch', seed 1: output 'y' is off by")
+    assert line.startswith(
+        "bad_backend:TenPercentOff: values_batch failed: model 'batch', seed 1: output 'y' is off by"
+    )
     assert "A batch of two gives both answers" in line
     assert summary == "bad_backend:TenPercentOff: 2 passed, 0 skipped, 1 failed"
 
 
 def test_a_crash_and_a_hang_are_failed_checks(cli):
-    specs = ("--spec", "bad_backend:Crashes", "--spec", "bad_backend:HangsInProbe")
-    result = cli("conformance", *specs, "--check", "probe", "--check", "load", "--check", "repeatable", "--limit", "1", env=THIRD_PARTY)
+    specs = ("--spec", "bad_backend:Crashes", "--spec", "bad_backend:HangsInProbe", "--limit", "1")
+    result = cli("conformance", *specs, *only("probe", "load", "repeatable"), env=THIRD_PARTY)
     assert result.code == 1
     assert "repeatable failed: died by SIGSEGV" in result.stdout
     assert "bad_backend:Crashes: 2 passed, 0 skipped, 1 failed" in result.stdout
@@ -49,8 +55,8 @@ def test_a_crash_and_a_hang_are_failed_checks(cli):
 
 
 def test_json_is_one_object_per_outcome(cli):
-    argv = ("conformance", "fake", "--spec", "bad_backend:BadName", "--check", "name", "--check", "measure_fits", "--json")
-    result = cli(*argv, env=THIRD_PARTY)
+    argv = ("fake", "--spec", "bad_backend:BadName", *only("name", "measure_fits"), "--json")
+    result = cli("conformance", *argv, env=THIRD_PARTY)
     found = [json.loads(line) for line in result.stdout.splitlines()]
     assert [(each["backend"], each["check"], each["status"]) for each in found] == [
         ("fake", "name", "passed"),
@@ -69,7 +75,7 @@ def test_nothing_but_skips_is_told_from_success(cli):
 
 def test_a_tool_that_cannot_be_fetched_skips_what_needs_it(cli, tmp_path):
     pytest.importorskip("ncnn", reason='needs ncnn: pip install "deploybench[ncnn]"')
-    argv = ("conformance", "ncnn", "--check", "name", "--check", "load", "--cache", str(tmp_path / "empty"))
+    argv = ("conformance", "ncnn", *only("name", "load"), "--cache", str(tmp_path / "empty"))
     result = cli(*argv)
     assert result.code == 0
     assert "ncnn: load skipped: the tool 'pnnx' was not given: --tool pnnx=PATH" in result.stdout
@@ -137,4 +143,5 @@ def rows(head):
 def test_the_readme_lists_every_rule_fault_and_attribute():
     assert rows("check") == {check.name: " ".join(check.rule.split()) for check in checks()}
     assert rows("fault") == dict(FAULTS)
-    assert set(rows("attribute")) == {name for name, kind in Backend.__annotations__.items() if kind.startswith("ClassVar")}
+    declared = {name for name, kind in Backend.__annotations__.items() if kind.startswith("ClassVar")}
+    assert set(rows("attribute")) == declared

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, complete_backends, json_option
+from bench.cli.options import cache_option, complete_backends, json_option, stacked
 from bench.errors import BackendUnavailable, UsageError
 from bench.interface import Tool
 
@@ -35,6 +35,17 @@ def complete_checks(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [CompletionItem(check.name, help=check.rule) for check in checks() if check.name.startswith(incomplete)]
 
 
+POSITIVE = click.FloatRange(0, min_open=True)
+choice_options = stacked(
+    click.option("--spec", "specs", multiple=True, metavar="MODULE:CLASS",
+                 help="A backend that is not registered; MODULE may lie in the current folder."),
+    click.option("--check", "names", multiple=True, metavar="NAME", shell_complete=complete_checks,
+                 help="A check; several times for several. Default: all."),
+    click.option("--tool", "given", multiple=True, metavar="NAME=PATH",
+                 help="Where a tool is that a backend declares, instead of fetching it."),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A backend to put through the checks: what to call it, `module:Class`, and the tools that it declares."""
@@ -46,10 +57,10 @@ class Candidate:
 
 @click.command("conformance", epilog=EXAMPLES)
 @click.argument("backends", nargs=-1, metavar="[BACKEND]...", shell_complete=complete_backends)
-@click.option("--spec", "specs", multiple=True, metavar="MODULE:CLASS", help="A backend that is not registered; MODULE may lie in the current folder.")
-@click.option("--check", "names", multiple=True, metavar="NAME", shell_complete=complete_checks, help="A check; several times for several. Default: all.")
-@click.option("--tool", "given", multiple=True, metavar="NAME=PATH", help="Where a tool is that a backend declares, instead of fetching it.")
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, help="Seconds that a check may take.")
+@choice_options
+@click.option(
+    "--limit", "limit_s", type=POSITIVE, default=120.0, show_default=True, help="Seconds that a check may take."
+)
 @click.option("--list", "only_list", is_flag=True, help="Print the checks and their rules, and run none.")
 @cache_option
 @json_option
@@ -60,8 +71,8 @@ def command(
 ) -> None:  # fmt: skip
     """Check BACKENDs against the rules of the interface. Default: all that are available here.
 
-    The checks run in processes of their own: a crash or a hang is a failed check, and the next one still runs. A check is
-    skipped, with the reason, where it does not apply. Exit code: 1 a check failed, 2 usage, 3 nothing could be checked.
+    The checks run in processes of their own: a crash or a hang is a failed check, and the next one still runs. A check
+    is skipped, with the reason, where it does not apply. Exit code: 1 a check failed, 2 usage, 3 nothing ran.
     """
     from bench.cache import Cache
 
@@ -93,13 +104,10 @@ def _list(as_json: bool) -> None:
 
 def _checks(names: Sequence[str]) -> list[str]:
     from bench.conformance import checks
-    from bench.registry import nearest
+    from bench.conformance.checks import named
 
-    known = [check.name for check in checks()]
-    for name in names:
-        if name not in known:
-            raise UsageError(f"there is no check {name!r}", nearest(name, known))
-    return [name for name in known if name in names or not names]
+    wanted = {named(name).name for name in names}
+    return [check.name for check in checks() if check.name in wanted or not names]
 
 
 def _paths(given: Sequence[str]) -> dict[str, Path]:
@@ -157,9 +165,9 @@ def _outcomes(candidate: Candidate, names: Sequence[str], tools: Mapping[str, Pa
 def _show(backend: str, outcomes: Sequence[Any], as_json: bool) -> None:
     counts = Counter(outcome.status for outcome in outcomes)
     for each in outcomes:
-        facts = {"backend": backend, "check": each.name, "status": each.status, "message": each.message, "rule": each.rule}
         if as_json:
-            click.echo(json.dumps(facts))
+            facts = {"check": each.name, "status": each.status, "message": each.message, "rule": each.rule}
+            click.echo(json.dumps({"backend": backend, **facts}))
         elif each.status != "passed":
             click.echo(f"{backend}: {each.name} {each.status}: {each.message} [rule: {each.rule}]")
     summary = ", ".join(f"{counts[status]} {status}" for status in ("passed", "skipped", "failed"))

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.conformance.kit import TOLERANCE, Skip, Subject, Violation, copied, distance, require_same
 from bench.conformance.models import KitModel
-from bench.interface import Clock, Placement, Plan, Samples, Scope, Session
+from bench.interface import Clock, Placement, Plan, Samples, Scope
 
 
 def check_second_input(subject: Subject) -> None:
