@@ -2,7 +2,7 @@
 """Two words for a fresh clone, with nothing but Python 3.11+, its venv module and the package index:
 
     python3 make.py demo    an environment in .venv, then real models on ONNX Runtime, ncnn and MNN, and the table
-    python3 make.py test    an environment with the test tools, then lint, types, import contracts and the whole test suite
+    python3 make.py test    the same with the test tools, then lint, types, import contracts and the whole test suite
 
 What follows the word goes to the command it runs (`deploybench run`, pytest). Standard library only.
 """
@@ -33,7 +33,10 @@ def main() -> int:
         print(__doc__)
         return 2
     if sys.version_info < (3, 11):
-        print(f"deploybench needs Python 3.11 or newer; this is {sys.version.split()[0]}: try python3.11 make.py {sys.argv[1]}")
+        print(
+            f"deploybench needs Python 3.11 or newer, and this is {sys.version.split()[0]}; "
+            f"try python3.12 make.py {sys.argv[1]}, or any newer one that you have"
+        )
         return 2
     return words[sys.argv[1]](sys.argv[2:])
 

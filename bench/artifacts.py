@@ -68,7 +68,7 @@ def prepare(
 
 
 def key_facts(registered: Registered, backend: Backend, model: Model, options: Options) -> dict[str, Any]:
-    """Everything that decides the artefact: the model, the options that shape it, the converter, and the backend's code."""
+    """Everything that decides the artefact: model, options that shape it, converter, and the backend's own code."""
     shaping = {o.name for o in backend.options if o.artefact}
     code = bundle.files(registered.spec)
     return {
@@ -78,12 +78,14 @@ def key_facts(registered: Registered, backend: Backend, model: Model, options: O
         "options": {name: identity(value) for name, value in options.extra.items() if name in shaping},
         "tools": sorted(tool.requirement for tool in backend.tools),
         "versions": dict(backend.prepare_key(model, options, Target(""))),
-        "code": key_of(sorted((n, hashlib.sha256(d).hexdigest()) for n, d in code.items() if not n.startswith("bench/"))),
+        "code": key_of(
+            sorted((n, hashlib.sha256(d).hexdigest()) for n, d in code.items() if not n.startswith("bench/"))
+        ),
     }
 
 
 def identity(value: OptionValue) -> OptionValue:
-    """What stands for an option's value in keys and records: a file is its name and content, whatever folder it lies in."""
+    """What stands for an option's value in keys and records: a file is its name and content, wherever it lies."""
     if isinstance(value, str) and "/" in value and Path(value).is_file():
         digest = hashlib.sha256(Path(value).read_bytes()).hexdigest()
         return f"{Path(value).name} sha256:{digest}"

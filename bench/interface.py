@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Union
 
-import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -23,7 +22,7 @@ Scope = Literal["end_to_end", "compute", "enqueue"]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A tensor of a type numpy lacks (bfloat16, float8*): its bits as unsigned integers, and the ONNX name of its type."""
+    """A tensor of a type numpy lacks (bfloat16, float8*): its bits as unsigned integers, and the type's name."""
 
     dtype: str
     bits: Array
@@ -60,7 +59,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A resolved ONNX model: every input dimension is a number. `files[0]` is the .onnx below `root`, then its external data."""
+    """A resolved ONNX model: every input dimension is a number. `files` below `root`: the .onnx, then external data."""
 
     name: str
     root: Path
@@ -122,7 +121,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The machine an artefact is for: `arch` (`x86_64`, `aarch64`) and its `libc` with Python tag, as wheels name them."""
+    """The machine an artefact is for: `arch` (`x86_64`, `aarch64`), `libc` and Python tag, as wheels name them."""
 
     arch: str
     libc: str = ""
@@ -131,7 +130,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program from a wheel that must not be installed beside the user's packages: fetched alone, pinned, hash-checked.
+    """A program from a wheel that must not be installed beside the user's packages: fetched alone, pinned and checked.
 
     `binary` is its path inside the wheel; `sha256` lists the wheels accepted, one per platform.
     """
@@ -205,7 +204,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a timed loop leaves: its series (the headline first), its last outputs, and the index of the feed that made them."""
+    """What a timed loop leaves: its series (the headline first), its last outputs, and which feed made them."""
 
     series: tuple[Series, ...]
     outputs: Outputs

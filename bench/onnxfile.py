@@ -27,7 +27,7 @@ from bench.interface import Array, Packed, Signature, ValueSpec
 Dims = tuple[int | str | None, ...]
 _KINDS = {"tensor_type": "tensor", "sequence_type": "sequence", "map_type": "map", "optional_type": "optional"}
 _QUANTISED = re.compile(
-    r"(Dynamic)?(De)?Quantize(Linear|MatMul|LSTM)|QLinear\w+|QGemm|QAttention|(Conv|MatMul)Integer\w*|MatMulNBits"
+    r"(Dynamic)?Quantize(Linear|MatMul|LSTM)|DequantizeLinear|QLinear\w+|QGemm|QAttention|(Conv|MatMul)Integer\w*|MatMulNBits"
 )
 _FLOATS = {
     TensorProto.FLOAT: "fp32",
@@ -182,6 +182,7 @@ def _external_file(tensor: Any, path: Path) -> str:
     try:
         offset, length = int(facts.get("offset") or 0), int(facts.get("length") or 0)
         target = (root / name).resolve()
+        size = target.stat().st_size if target.is_file() else None
     except (ValueError, OSError, RuntimeError):  # no number; a null byte; too long a name; a loop of links
         raise UsageError(f"{path}: the external data of {tensor.name!r} cannot be read: {facts}") from None
     if not name or os.path.isabs(name) or ".." in Path(name).parts or not target.is_relative_to(root):
@@ -189,9 +190,9 @@ def _external_file(tensor: Any, path: Path) -> str:
             f"{path}: the weights of {tensor.name!r} lie outside the model's folder ({name!r})",
             "refused: a model may only read what lies beside it; copy them there, or save it again with relative names",
         )
-    if not target.is_file():
+    if size is None:
         raise UsageError(f"{path}: its external data {name!r} is missing", "copy it into the model's folder")
-    if offset < 0 or length < 0 or target.stat().st_size < offset + length:
+    if offset < 0 or length < 0 or size < offset + length:
         raise UsageError(f"{path}: its external data {name!r} is cut short", "copy it again")
     return str(os.path.normpath(name))
 
@@ -323,7 +324,7 @@ def _symbols(declared: Mapping[str, Dims | None], bound: Mapping[str, Dims | Non
     """The size of each symbol, by the inputs that got a size where they had it."""
     symbols: dict[str, int] = {}
     for name, dims in declared.items():
-        for dim, size in zip(dims or (), bound[name] or (), strict=True):
+        for dim, size in zip(dims or (), bound[name] or (), strict=dims is not None):
             if isinstance(dim, str) and isinstance(size, int) and symbols.setdefault(dim, size) != size:
                 raise UsageError(
                     f"the symbol {dim!r} cannot be both {symbols[dim]} and {size}", f"inputs: {describe(declared)}"

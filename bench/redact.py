@@ -26,7 +26,7 @@ _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\\\s'\":]+\\)*([^\\\s'\":]*)")
 _STARTS_AT_ROOT = re.compile(rf"/+(?:{_ROOTS})(?:[/.]|$)|~")
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 # name@host, but neither a symbol's version (memcpy@GLIBC_2.14) nor an operator's (Conv@13).
-_MAIL = re.compile(r"[\w.+-]+@(?!(?:[A-Z][A-Z0-9]*_)+\d)(?:(?:\d{1,3}\.){3}\d{1,3}|[A-Za-z][\w-]*(?:\.[\w-]+)*)")
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?!(?:[A-Z][A-Z0-9]*_)+\d)(?:(?:\d{1,3}\.){3}\d{1,3}|[A-Za-z][\w-]*(?:\.[\w-]+)*)")
 # Four numbers are an address unless a version's word stands before them: TensorRT 10.13.3.9, ==9.2.0.1, lib-1.2.3.4.
 _VERSIONED = (
     r"version|release|driver|firmware|tensorrt|trt|cudnn|cuda|cublas|ncnn|mnn|onnx|onnxruntime|openvino|torch|numpy"
@@ -35,7 +35,7 @@ _IPV4 = re.compile(
     rf"(?P<version>(?:\b(?:{_VERSIONED})[\s:=(v-]+|==|>=|<=|~=|!=|\bv|\w-|_))?(?<![\d.])(?P<ip>\d+(?:\.\d+){{3}})(?!\d|\.\d)",
     re.IGNORECASE,
 )
-_IPV6 = re.compile(r"(?<![\w:.])(?=\S*\d)[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?![\w:])")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7}(?:%\w+)?(?![\w:])")
 _MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
 
 
@@ -56,7 +56,7 @@ def public(text: str) -> str:
     text = _MAIL.sub("<address>", text)
     text = _IPV4.sub(_without_ipv4, text)
     text = _MAC.sub("<address>", text)
-    return _IPV6.sub(lambda m: "<address>" if _is_ip(m[0].partition("%")[0]) else m[0], text)
+    return _IPV6.sub(_without_ipv6, text)
 
 
 def _scrubbed(path: str) -> str:
@@ -70,6 +70,11 @@ def _scrubbed(path: str) -> str:
 
 def _without_ipv4(match: re.Match[str]) -> str:
     return match[0] if match["version"] or not _is_ip(match["ip"]) else "<address>"
+
+
+def _without_ipv6(match: re.Match[str]) -> str:
+    address = match[0].partition("%")[0]
+    return "<address>" if _is_ip(address) and re.search(r"\d", address) else match[0]
 
 
 def _is_ip(text: str) -> bool:

@@ -67,7 +67,9 @@ def _with_expected(
         return data
     backend = judge.create()
     known = {option.name for option in backend.options if option.kind == "file"}
-    settings = {k: str(v) for k, v in (backend.reference or {}).items()} | {k: v for k, v in files.items() if k in known}
+    settings = {k: str(v) for k, v in (backend.reference or {}).items()} | {
+        k: v for k, v in files.items() if k in known
+    }
     options = Options(extra=complete_options(backend, settings))
 
     def build(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from bench import record, reference
 from bench.artifacts import Prepared, identity, prepare
 from bench.cache import key_of
@@ -149,7 +151,7 @@ def run_cases(
     progress: Progress,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> list[Record]:
-    """The records of all cases, in their order. Trials come in rounds (A B C, C B A), so that drift hits all cases alike.
+    """The records of all cases, in their order. Trials come in rounds (A B C, C B A), so that drift hits all alike.
 
     Raises:
         BenchError: the results folder cannot be written. Nothing else: what goes wrong with a case is in its record.
@@ -225,7 +227,7 @@ def case_facts(case: Case) -> CaseFacts:
 
 def cell_of(facts: CaseFacts) -> str:
     """The cell that a case belongs to every night: model, backend, device and options, but no versions."""
-    return key_of(record.msgspec.to_builtins(facts))[:16]
+    return key_of(msgspec.to_builtins(facts))[:16]
 
 
 def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, tolerance: Tolerance) -> CaseLine:
@@ -259,7 +261,7 @@ def _with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None) -
     facts = _reference_facts(resolved)
     if facts and facts.moved is not None and facts.moved < 0.01:
         notes.append(f"input-blind: the reference output moves by {facts.moved:.2%} of its norm between two inputs")
-    return record.msgspec.structs.replace(
+    return msgspec.structs.replace(
         line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
     )
 
@@ -292,5 +294,3 @@ def _reference_facts(resolved: Resolved) -> record.ReferenceFacts | None:
         sha256=key_of([d.sha256 for d in known]),
         moved=moved,
     )
-
-

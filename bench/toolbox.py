@@ -31,7 +31,15 @@ def fetch(tool: Tool, cache: Cache, say: Callable[[str], None]) -> Path:
         wanted = folder.parent / "requirements.txt"
         wanted.write_text(f"{tool.requirement} {hashes}\n")
         argv = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        argv += ["--no-deps", "--no-user", "--no-compile", "--only-binary=:all:", "--require-hashes", "--target", str(folder)]
+        argv += [
+            "--no-deps",
+            "--no-user",
+            "--no-compile",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--target",
+            str(folder),
+        ]
         _run([*argv, "--requirement", str(wanted)], tool)
         binary = folder / tool.binary
         if not binary.is_file():
@@ -44,7 +52,9 @@ def fetch(tool: Tool, cache: Cache, say: Callable[[str], None]) -> Path:
 
 
 def _run(argv: list[str], tool: Tool) -> None:
-    hint = "it is fetched once, with pip, from the package index: run again with a network, then it is kept in the cache"
+    hint = (
+        "it is fetched once, with pip, from the package index: run again with a network, then it is kept in the cache"
+    )
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=FETCH_LIMIT_S)
     except subprocess.TimeoutExpired as error:
@@ -53,5 +63,7 @@ def _run(argv: list[str], tool: Tool) -> None:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         why = lines[0].removeprefix("ERROR: ") if lines else f"pip ended with {done.returncode}"
         if "DO NOT MATCH THE HASHES" in why:
-            raise BackendUnavailable(f"the wheel of {tool.requirement} is not the one that is pinned", "it was not used; tell us")
+            raise BackendUnavailable(
+                f"the wheel of {tool.requirement} is not the one that is pinned", "it was not used; tell us"
+            )
         raise BackendUnavailable(f"{tool.requirement} could not be fetched: {why}", hint)

@@ -1,4 +1,4 @@
-"""One trial: a fresh process on the device's machine loads an artefact, proves its answers, is timed, proves them again."""
+"""One trial: a fresh process loads an artefact, proves its answers, is timed, proves them again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.worker import bundle, wire
 from bench.worker.client import Failure, Worker, WorkerError
 from bench.worker.protocol import Unpacker, pack
 
-LEASE_FOLDER = "/tmp"  # noqa: S108 - every user of the machine must meet at the same place
+LEASE_FOLDER = "/tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,9 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
         import_s = time.perf_counter() - begin
         probe = wire.probe(answer["probe"])
         if not probe.available:
-            failure = Failure("probe", "BackendUnavailable", probe.reason, probe.remedy, error=BackendUnavailable.__name__)
+            failure = Failure(
+                "probe", "BackendUnavailable", probe.reason, probe.remedy, error=BackendUnavailable.__name__
+            )
             raise WorkerError(failure)
         yield Started(worker, probe, {**answer["environment"], "numpy": facts["numpy"]}, start_s, import_s)
 
@@ -118,8 +120,13 @@ class _Trial:
     def __init__(self, index: int, plan: TrialPlan) -> None:
         self._plan = plan
         self._facts: dict[str, Any] = {
-            "schema": record.SCHEMA, "id": plan.case_id, "index": index, "started_at": now(), "environment": {}, "runtimes": {}
-        }  # fmt: skip
+            "schema": record.SCHEMA,
+            "id": plan.case_id,
+            "index": index,
+            "started_at": now(),
+            "environment": {},
+            "runtimes": {},
+        }
         self._judged: list[record.JudgedFacts] = []
 
     def line(self) -> record.TrialLine:
@@ -210,7 +217,9 @@ def run_once(worker: Worker, data: DataSet, limits: Limits) -> tuple[dict[str, A
 
 def judged(report: ParityReport, at: Any, feed: int) -> record.JudgedFacts:
     """A parity report as the record has it."""
-    outputs = [record.OutputFacts(**{**asdict(o), "worst": None if o.worst is None else list(o.worst)}) for o in report.outputs]
+    outputs = [
+        record.OutputFacts(**{**asdict(o), "worst": None if o.worst is None else list(o.worst)}) for o in report.outputs
+    ]
     return record.JudgedFacts(
         passed=report.passed, grade=report.grade, at=at, feed=feed, problem=report.problem, outputs=outputs
     )

@@ -15,6 +15,9 @@ from bench.interface import Packed
 from bench.parity import compare as parity
 from bench.parity.compare import TOLERANCES, Tolerance, compare, movement, parse_tolerance
 
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+settings.load_profile("fixed")
+
 FP32 = TOLERANCES["fp32"]
 NOTHING = Tolerance("none", 0.0, 0.0, "nothing is allowed")
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -49,7 +52,7 @@ def pairs(draw, elements=WILD, dtype=np.float64):
 
 
 def naive(expected, got, tolerance):
-    """The rule in plain Python: |got - ref| <= rtol |ref| + atol max|ref|, and an Inf or NaN only where the reference has it."""
+    """The rule in plain Python: |got - ref| <= rtol |ref| + atol max|ref|, Inf or NaN only where the reference has it."""
     expected, got = [float(v) for v in expected.ravel()], [float(v) for v in got.ravel()]
     scale = max((abs(e) for e in expected if math.isfinite(e)), default=0.0)
     for e, g in zip(expected, got, strict=True):
@@ -129,6 +132,8 @@ def test_neither_tiny_nor_huge_outputs_are_judged_by_accident(factor, off, passe
 @given(pairs(elements=PLAIN))
 def test_distance_and_cosine_do_not_know_which_side_is_the_reference(pair):
     a, b = one(*pair), one(*reversed(pair))
+    if not pair[0].size:
+        return
     assert a.max_abs == pytest.approx(b.max_abs, rel=1e-12)
     assert a.rms == pytest.approx(b.rms, rel=1e-12)
     assert (a.cosine is None) == (b.cosine is None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import tomllib
 
 from bench.cli import VERBS, app
 from bench.report import markdown
@@ -72,7 +72,9 @@ def test_every_command_and_option_has_help(path):
 
 @pytest.mark.parametrize("path", [p for p in EVERY if len(p) == 1 and p != ("cache",)], ids=" ".join)
 def test_every_verb_has_examples_that_exist(path):
-    examples = [line.strip() for line in (EVERY[path].epilog or "").splitlines() if line.strip().startswith("deploybench")]
+    examples = [
+        line.strip() for line in (EVERY[path].epilog or "").splitlines() if line.strip().startswith("deploybench")
+    ]
     assert examples or path == ("completion",)
     for line in examples:
         words = shlex.split(line.split("|")[0].split("#")[0])
@@ -102,8 +104,14 @@ def test_every_extra_is_in_the_readme():
 def test_constraints_pin_what_the_package_depends_on():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *(r for e in ("cpu", "ncnn", "mnn", "torch", "sklearn", "dev") for r in extras[e])]
-    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    wanted = [
+        *project["dependencies"],
+        *(r for e in ("cpu", "ncnn", "mnn", "torch", "sklearn", "dev") for r in extras[e]),
+    ]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
     names = {re.split(r"[<>=\[ ]", r)[0].lower().replace("_", "-") for r in wanted}
     assert names <= pinned
 

@@ -25,9 +25,20 @@ class Mnn(Backend):
     prepares = "host"
     options: ClassVar[tuple[Option, ...]] = (
         Option("memory", "trade memory against speed", "normal", choices=("low", "normal", "high")),
-        Option("power", "which cores the threads prefer, on machines with several kinds", "normal",
-               choices=("low", "normal", "high")),
-    )  # fmt: skip
+        Option(
+            "power",
+            "which cores the threads prefer, on machines with several kinds",
+            "normal",
+            choices=("low", "normal", "high"),
+        ),
+        Option(
+            "winograd",
+            "level of Winograd convolutions: 3, MNN's own, is fastest; 0 to 2 are a hundred times more exact",
+            3,
+            kind="int",
+            choices=("0", "1", "2", "3"),
+        ),
+    )
 
     def probe(self) -> Probe:
         try:

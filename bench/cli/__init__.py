@@ -56,13 +56,16 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Verbs, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="deploybench")
 def app() -> None:
     """Deploy ONNX models with evidence.
 
-    Where can this model run, are its answers right there, how fast is it, and how sure are we? A latency is printed only
-    if, in the same process, the outputs were right and the machine was quiet. Everything else is recorded with the reason.
+    Where can this model run, are its answers right there, how fast is it, and how sure are we? A latency is printed
+    only if, in the same process, the outputs were right and the machine was quiet. Everything else is recorded with the
+    reason.
 
     Exit codes: 0 done, 1 a case is wrong, failed, crashed, timed out or implausible, 2 usage, 3 nothing ran.
     """
@@ -86,7 +89,9 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _said("interrupted; the trials that had ended are in the records", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone: not our error, and Python must not report it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), 1
+        )  # the reader has gone: not our error, and Python must not report it
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
 

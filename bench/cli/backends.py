@@ -38,7 +38,12 @@ def command(names: tuple[str, ...], cache_dir: Path, as_json: bool) -> None:
     if as_json:
         for registered, probe in zip(found, probes, strict=True):
             options = wire.plain(registered.create().options) if registered.works() else []
-            facts = {"name": registered.name, "distribution": registered.distribution, **wire.plain(probe), "options": options}
+            facts = {
+                "name": registered.name,
+                "distribution": registered.distribution,
+                **wire.plain(probe),
+                "options": options,
+            }
             click.echo(json.dumps(facts))
         return
     rows = []
@@ -49,5 +54,8 @@ def command(names: tuple[str, ...], cache_dir: Path, as_json: bool) -> None:
     tables.show(("backend", "here", "version", "what, or why not"), rows)
     for registered in found if names else ():
         click.echo(f"\nOptions of {registered.name} (deploybench run -o NAME=VALUE):")
-        options = [(o.name, "" if o.default is None else str(o.default), "|".join(o.choices) or o.kind, o.help) for o in registered.create().options]
+        options = [
+            (o.name, "" if o.default is None else str(o.default), "|".join(o.choices) or o.kind, o.help)
+            for o in registered.create().options
+        ]
         tables.show(("option", "default", "values", "what"), options)

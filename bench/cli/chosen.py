@@ -88,7 +88,13 @@ def cases(
     """
     options = _options(chosen, wanted)
     shapes = parse_shapes(wanted.shapes)
-    files = {name: str(o.extra[name]) for r in chosen for o in (options[r.name],) for name in _file_options(r) if o.extra[name]}
+    files = {
+        name: str(o.extra[name])
+        for r in chosen
+        for o in (options[r.name],)
+        for name in _file_options(r)
+        if o.extra[name]
+    }
     found = []
     for reference in dict.fromkeys(models):
         resolved = resolve(reference, cache, shapes=shapes, batch=wanted.batch, say=say)

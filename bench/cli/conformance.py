@@ -37,13 +37,29 @@ def complete_checks(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 POSITIVE = click.FloatRange(0, min_open=True)
 choice_options = stacked(
-    click.option("--spec", "specs", multiple=True, metavar="MODULE:CLASS",
-                 help="A backend that is not registered; MODULE may lie in the current folder."),
-    click.option("--check", "names", multiple=True, metavar="NAME", shell_complete=complete_checks,
-                 help="A check; several times for several. Default: all."),
-    click.option("--tool", "given", multiple=True, metavar="NAME=PATH",
-                 help="Where a tool is that a backend declares, instead of fetching it."),
-)  # fmt: skip
+    click.option(
+        "--spec",
+        "specs",
+        multiple=True,
+        metavar="MODULE:CLASS",
+        help="A backend that is not registered; MODULE may lie in the current folder.",
+    ),
+    click.option(
+        "--check",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_checks,
+        help="A check; several times for several. Default: all.",
+    ),
+    click.option(
+        "--tool",
+        "given",
+        multiple=True,
+        metavar="NAME=PATH",
+        help="Where a tool is that a backend declares, instead of fetching it.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +82,16 @@ class Candidate:
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, backends: Sequence[str], specs: Sequence[str], names: Sequence[str], given: Sequence[str],
-    limit_s: float, only_list: bool, cache_dir: Path, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    backends: Sequence[str],
+    specs: Sequence[str],
+    names: Sequence[str],
+    given: Sequence[str],
+    limit_s: float,
+    only_list: bool,
+    cache_dir: Path,
+    as_json: bool,
+) -> None:
     """Check BACKENDs against the rules of the interface. Default: all that are available here.
 
     The checks run in processes of their own: a crash or a hang is a failed check, and the next one still runs. A check

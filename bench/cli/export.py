@@ -10,7 +10,14 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, case_options, complete_backends, complete_models, json_option, results_option
+from bench.cli.options import (
+    cache_option,
+    case_options,
+    complete_backends,
+    complete_models,
+    json_option,
+    results_option,
+)
 
 EXAMPLES = """\b
 Examples:
@@ -22,21 +29,39 @@ Examples:
 
 @click.command("export", epilog=EXAMPLES)
 @click.argument("model", required=False, shell_complete=complete_models)
-@click.option("-b", "--backend", metavar="NAME", shell_complete=complete_backends, help="The backend whose artefact is wanted.")
-@click.option("--record", "record_id", metavar="ID", help="Export what this record measured instead; its id, or the beginning of it.")
+@click.option(
+    "-b", "--backend", metavar="NAME", shell_complete=complete_backends, help="The backend whose artefact is wanted."
+)
+@click.option(
+    "--record",
+    "record_id",
+    metavar="ID",
+    help="Export what this record measured instead; its id, or the beginning of it.",
+)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write; it must not exist.")
 @case_options
 @results_option
 @cache_option
 @json_option
 def command(
-    model: str | None, backend: str | None, record_id: str | None, output: Path, threads: int, precision: str,
-    batch: int | None, shapes: Sequence[str], extra: Sequence[str], cpus: str | None,
-    results: Path, cache_dir: Path, as_json: bool,
-) -> None:  # fmt: skip
-    """Write the very artefact that is measured: .param and .bin for ncnn, .mnn for MNN, the (bound) .onnx for ONNX Runtime.
+    model: str | None,
+    backend: str | None,
+    record_id: str | None,
+    output: Path,
+    threads: int,
+    precision: str,
+    batch: int | None,
+    shapes: Sequence[str],
+    extra: Sequence[str],
+    cpus: str | None,
+    results: Path,
+    cache_dir: Path,
+    as_json: bool,
+) -> None:
+    """Write the very artefact that is measured.
 
-    It comes from the same cache that `run` measures from. With --record, its hash is compared with the recorded one.
+    That is .param and .bin for ncnn, .mnn for MNN, the (bound) .onnx for ONNX Runtime. It comes from the same cache that
+    `run` measures from. With --record, its hash is compared with the recorded one.
     """
     from bench.artifacts import prepare
     from bench.cache import Cache
@@ -59,7 +84,9 @@ def command(
         raise UsageError("nothing to export", "give MODEL and --backend, or --record")
     prepared = prepare(where, case.backend, case.resolved.model, case.options, _say)
     if record and record.prepare and record.prepare.artefact_sha256 != prepared.sha256:
-        click.echo("deploybench: this artefact differs from the recorded one: a converter or the backend has changed", err=True)
+        click.echo(
+            "deploybench: this artefact differs from the recorded one: a converter or the backend has changed", err=True
+        )
     facts = {
         "model": case.resolved.model.name,
         "model_sha256": case.resolved.source_sha256,

@@ -40,13 +40,20 @@ def complete_backends(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 cache_option = click.option(
-    "--cache", "cache_dir", type=click.Path(path_type=Path, file_okay=False), default=default_cache, show_default="~/.cache/deploybench",
+    "--cache",
+    "cache_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_cache,
+    show_default="~/.cache/deploybench",
     help="Folder for models, artefacts and tools, kept between runs.",
-)  # fmt: skip
+)
 results_option = click.option(
-    "--results", type=click.Path(path_type=Path, file_okay=False), default=Path("results"), show_default=True,
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
+    show_default=True,
     help="Folder of records and tables.",
-)  # fmt: skip
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
@@ -63,11 +70,21 @@ def stacked(*options: Decorator) -> Decorator:
 
 # What decides the artefact and how it is run: `run` and `export` take the same.
 case_options = stacked(
-    click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of one inference."),
-    click.option("--precision", default="model", show_default=True, help="What to compute in; `model`: what the file says."),
-    click.option("--batch", type=click.IntRange(1), help="Size of the first dimension of every input that leaves it open."),
-    click.option("--shape", "shapes", multiple=True, metavar="INPUT=N,C,H,W", help="Shape of an input that leaves it open."),
-    click.option("-o", "--option", "extra", multiple=True, metavar="[BACKEND:]NAME=VALUE", help="A backend's own option."),
+    click.option(
+        "--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of one inference."
+    ),
+    click.option(
+        "--precision", default="model", show_default=True, help="What to compute in; `model`: what the file says."
+    ),
+    click.option(
+        "--batch", type=click.IntRange(1), help="Size of the first dimension of every input that leaves it open."
+    ),
+    click.option(
+        "--shape", "shapes", multiple=True, metavar="INPUT=N,C,H,W", help="Shape of an input that leaves it open."
+    ),
+    click.option(
+        "-o", "--option", "extra", multiple=True, metavar="[BACKEND:]NAME=VALUE", help="A backend's own option."
+    ),
     click.option("--cpus", metavar="LIST", help="CPUs to run on, for example 0,2-3."),
 )
 
@@ -125,7 +142,9 @@ def parse_extra(texts: Sequence[str], backends: Mapping[str, frozenset[str]]) ->
     for text in texts:
         match = re.fullmatch(r"(?:([\w.-]+):)?([\w.-]+)=(.*)", text, re.DOTALL)
         if not match:
-            raise UsageError(f"--option {text!r} cannot be read", "write --option NAME=VALUE or --option BACKEND:NAME=VALUE")
+            raise UsageError(
+                f"--option {text!r} cannot be read", "write --option NAME=VALUE or --option BACKEND:NAME=VALUE"
+            )
         backend, name, value = match.groups()
         if backend is not None:
             if backend not in backends:

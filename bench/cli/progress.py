@@ -22,7 +22,9 @@ class Reporter:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and not quiet
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))
-        self._bar = Progress(*columns, console=self._console, auto_refresh=False, transient=True, disable=not self._live)
+        self._bar = Progress(
+            *columns, console=self._console, auto_refresh=False, transient=True, disable=not self._live
+        )
         self._task = self._bar.add_task("starting", total=max(1, trials), left="")
         self._begin = time.monotonic()
         self._title = ""
@@ -32,7 +34,9 @@ class Reporter:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def say(self, message: str) -> None:

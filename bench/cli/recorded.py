@@ -11,7 +11,8 @@ from bench.errors import UsageError
 from bench.interface import Options
 from bench.models import resolve
 from bench.record import Record
-from bench.registry import complete_options, find as find_backend
+from bench.registry import complete_options
+from bench.registry import find as find_backend
 from bench.runner import Case
 
 
@@ -44,7 +45,9 @@ def case(record: Record, model: str | None, cache: Cache, say: Callable[[str], N
     backend = registered.create()
     for option in backend.options:
         if option.kind == "file" and facts.options.extra.get(option.name):
-            raise UsageError(f"the record used a file for {option.name}", "records hold no paths: use `deploybench run`")
+            raise UsageError(
+                f"the record used a file for {option.name}", "records hold no paths: use `deploybench run`"
+            )
     given = {name: str(value) for name, value in facts.options.extra.items() if value is not None}
     options = Options(
         threads=facts.options.threads,

@@ -21,13 +21,18 @@ Examples:
 @click.command("report", epilog=EXAMPLES)
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the tables to this file.")
-@click.option("--update", type=click.Path(path_type=Path, dir_okay=False), help="Replace the table between the two marks in this file.")
+@click.option(
+    "--update",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Replace the table between the two marks in this file.",
+)
 @results_option
 @json_option
 def command(paths: Sequence[Path], output: Path | None, update: Path | None, results: Path, as_json: bool) -> None:
     """Make markdown tables from records alone.
 
-    PATHs are run files or folders of them; without any, all records below --results. Of each cell the newest record counts.
+    PATHs are run files or folders of them; without any, all records below --results. Of each cell the newest record
+    counts.
     """
     from bench.errors import RecordError
     from bench.report import markdown

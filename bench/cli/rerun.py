@@ -25,7 +25,7 @@ Examples:
 @cache_option
 @json_option
 @click.pass_context
-def command(ctx: click.Context, record: str, model: str | None, **settings: Any) -> None:
+def command(ctx: click.Context, /, record: str, model: str | None, **settings: Any) -> None:
     """Measure the case of RECORD again: the same model, backend, device and options, as a new run.
 
     RECORD is a record's id, or the beginning of it. Give MODEL's path where the model is not in the catalogue.

@@ -21,17 +21,62 @@ from bench.cli.options import (
 )
 
 measure_options = stacked(
-    click.option("--trials", type=click.IntRange(1, 100), default=3, show_default=True, help="Fresh processes per case; six give an interval."),
-    click.option("--min-time", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Seconds that a trial measures at least."),
-    click.option("--min-count", type=click.IntRange(1), default=64, show_default=True, help="Inferences that a trial measures at least (64 give a p90)."),
-    click.option("--max-time", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, help="Seconds after which a trial stops measuring."),
-    click.option("--budget", type=click.FloatRange(0, min_open=True), metavar="SECONDS", help="Begin no trial after this time; what is missing is `skipped`."),
-    click.option("--limit", "limits", multiple=True, metavar="PHASE=SECONDS", help="How long a phase may take: start, probe, prepare, load, first_run, measure, close, lease."),
-    click.option("--tolerance", metavar="NAME|RTOL,ATOL", help="Judge by fp32, fp16, bf16, int8, or two numbers (atol is of the output's scale)."),
-    click.option("--max-foreign-cpu", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the CPU that others may use before a trial is noisy; 1 accepts all."),
+    click.option(
+        "--trials",
+        type=click.IntRange(1, 100),
+        default=3,
+        show_default=True,
+        help="Fresh processes per case; six give an interval.",
+    ),
+    click.option(
+        "--min-time",
+        type=click.FloatRange(0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Seconds that a trial measures at least.",
+    ),
+    click.option(
+        "--min-count",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        help="Inferences that a trial measures at least (64 give a p90).",
+    ),
+    click.option(
+        "--max-time",
+        type=click.FloatRange(0, min_open=True),
+        default=20.0,
+        show_default=True,
+        help="Seconds after which a trial stops measuring.",
+    ),
+    click.option(
+        "--budget",
+        type=click.FloatRange(0, min_open=True),
+        metavar="SECONDS",
+        help="Begin no trial after this time; what is missing is `skipped`.",
+    ),
+    click.option(
+        "--limit",
+        "limits",
+        multiple=True,
+        metavar="PHASE=SECONDS",
+        help="How long a phase may take: start, probe, prepare, load, first_run, measure, close, lease.",
+    ),
+    click.option(
+        "--tolerance",
+        metavar="NAME|RTOL,ATOL",
+        help="Judge by fp32, fp16, bf16, int8, or two numbers (atol is of the output's scale).",
+    ),
+    click.option(
+        "--max-foreign-cpu",
+        type=click.FloatRange(0, 1),
+        default=0.03,
+        show_default=True,
+        help="Share of the CPU that others may use before a trial is noisy; 1 accepts all.",
+    ),
     click.option("--strict", is_flag=True, help="Exit 1 for every case that is not ok."),
     click.option("--quiet", is_flag=True, help="No progress on standard error."),
-)  # fmt: skip
+)
 
 EXAMPLES = """\b
 Examples:
@@ -44,7 +89,15 @@ Examples:
 
 @click.command("run", epilog=EXAMPLES)
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", shell_complete=complete_models)
-@click.option("-b", "--backend", "backends", multiple=True, metavar="NAME", shell_complete=complete_backends, help="A backend; several times for several. Default: all that are available.")
+@click.option(
+    "-b",
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_backends,
+    help="A backend; several times for several. Default: all that are available.",
+)
 @click.option("--device", default="local", show_default=True, help="Where to run.")
 @case_options
 @measure_options
@@ -53,14 +106,24 @@ Examples:
 @json_option
 @click.pass_context
 def command(
-    ctx: click.Context, models: Sequence[str], backends: Sequence[str], device: str,
-    threads: int, precision: str, batch: int | None, shapes: Sequence[str], extra: Sequence[str], cpus: str | None,
+    ctx: click.Context,
+    /,
+    models: Sequence[str],
+    backends: Sequence[str],
+    device: str,
+    threads: int,
+    precision: str,
+    batch: int | None,
+    shapes: Sequence[str],
+    extra: Sequence[str],
+    cpus: str | None,
     **settings: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Measure MODELs on backends and print the table.
 
-    A MODEL is the path of an .onnx file, a folder with model.onnx and test_data_set_*, or a name that `deploybench models`
-    lists. Every case is measured in fresh processes and judged by reference outputs, before and after it is timed.
+    A MODEL is the path of an .onnx file, a folder with model.onnx and test_data_set_*, or a name that `deploybench
+    models` lists. Every case is measured in fresh processes, and judged by reference outputs before and after it is
+    timed.
     """
     from bench.cache import Cache
     from bench.cli import chosen
@@ -118,7 +181,7 @@ def show(records: Sequence[Any], settings: dict[str, Any]) -> int:
     return 3 if statuses <= {"unavailable", "skipped"} else 0
 
 
-def _write_table(text: str, record: Any, results: Path) -> Path:
+def _write_table(text: str, record: Any, results: Path) -> None:
     from bench.errors import BenchError
 
     path = results / "tables" / record.machine / f"{record.run}.md"
@@ -127,7 +190,6 @@ def _write_table(text: str, record: Any, results: Path) -> Path:
         path.write_text(text)
     except OSError as error:
         raise BenchError(f"the table {path} cannot be written: {error.strerror}", "the records are kept") from error
-    return path.parent
 
 
 def place_limits(texts: Sequence[str]) -> Any:

@@ -219,7 +219,10 @@ def _words(element: Any) -> str:
 
 @dataclass(slots=True)
 class _Sums:
-    """What is gathered over the chunks of one output, in units of 2**exponent of the reference's scale."""
+    """What is gathered over the chunks of one output.
+
+    Distances are in units of 2**exponent, the reference's scale; squares in units of the larger scale of the two.
+    """
 
     strange: int = 0
     first_strange: int = -1
@@ -247,6 +250,7 @@ def _floats(name: str, expected: Array, got: Array, tolerance: Tolerance) -> Out
     index = _index(worst, expected.shape)
     passed = not sums.out
     relative = sums.distance / math.ldexp(scale, -exponent) if scale else (0.0 if not sums.distance else math.inf)
+    rms = math.sqrt(sums.squares / max(1, sums.finite))
     norms = math.sqrt(sums.norms[0]) * math.sqrt(sums.norms[1])
     return OutputParity(
         name,
@@ -254,7 +258,9 @@ def _floats(name: str, expected: Array, got: Array, tolerance: Tolerance) -> Out
         "" if passed else _problem(sums, flat, value, index, relative, tolerance),
         max_abs=_finite(_ldexp(sums.distance, exponent)) if sums.finite else None,
         max_rel_scale=_finite(relative) if sums.finite else None,
-        rms=_finite(_ldexp(math.sqrt(sums.squares / sums.finite), exponent)) if sums.finite else None,
+        rms=_finite(_ldexp(math.sqrt(sums.squares / sums.finite), max(exponent, own_exponent)))
+        if sums.finite
+        else None,
         cosine=_finite(sums.dot / norms) if norms > 0 else None,
         exceed=None if sums.strange else _finite(sums.ratio),
         share_out=sums.out / flat.size,
@@ -314,7 +320,7 @@ def _add(
     sums.distance = max(sums.distance, float(distance.max()))
     if ratio.max() > sums.ratio:
         sums.ratio, sums.worst = float(ratio.max()), at + int(np.argmax(ratio))
-    sums.squares += float(np.sum(distance * distance))
+    sums.squares += _square(np.ldexp(distance, min(0, exponent - own_exponent)))
     sums.dot += float(np.real(np.vdot(reference, own)))
     sums.norms = (sums.norms[0] + _square(reference), sums.norms[1] + _square(own))
 

@@ -94,7 +94,8 @@ class Worker:
             self._send(parts(header, buffers), limit_s + GRACE_S)
             frame = self._receive(self._next_id, limit_s + GRACE_S)
         except (ProtocolError, Unreachable) as error:
-            self._lost = Failure(phase, "link", error.message, error.hint, error=type(error).__name__)
+            name = "Unreachable" if isinstance(error, Unreachable) else "HostError"
+            self._lost = Failure(phase, "link", error.message, error.hint, error=name)
             raise WorkerError(self._lost) from error
         if "error" in frame.header:
             raise WorkerError(_failure(frame.header["error"], phase))
@@ -170,9 +171,7 @@ class Worker:
         """
         now = time.monotonic()
         patience_s = min(deadline - now, self._silence_s if self._greeted else self._greet_by - now)
-        poll = select.poll()
-        poll.register(self._link.read_fd, select.POLLIN)
-        if patience_s <= 0 or not poll.poll(patience_s * 1000):
+        if patience_s <= 0 or not _readable(self._link.read_fd, patience_s):
             raise self._silent()
         data = os.read(self._link.read_fd, READ_BYTES)
         if not data:
@@ -187,11 +186,24 @@ class Worker:
         return Unreachable(message, self._said() or "the machine or the link to it is slow, or hangs")
 
     def _gone(self) -> Unreachable:
+        try:  # its last words may be here already
+            while not self._greeted and _readable(self._link.read_fd, 0.0):
+                if not (data := os.read(self._link.read_fd, READ_BYTES)):
+                    break
+                self._waiting += self._decoder.feed(data)
+        except (OSError, ProtocolError):
+            pass
         return Unreachable("the worker's supervisor is gone", self._said() or "it was killed, or its machine went away")
 
     def _said(self) -> str:
-        said = self._link.said() or self._decoder.skipped[-500:].decode("utf-8", "replace").strip("\0 \r\n")
+        said = self._link.said() or self._decoder.banner[-500:].decode("utf-8", "replace").strip("\0 \r\n")
         return f"the far side said: {said}" if said else ""
+
+
+def _readable(fd: int, patience_s: float) -> bool:
+    poll = select.poll()  # not select.select, which knows only the first 1024 descriptors
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(patience_s * 1000))
 
 
 def _failure(error: Mapping[str, Any], phase: str) -> Failure:

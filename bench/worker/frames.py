@@ -56,12 +56,17 @@ def encode(header: dict[str, Any], buffers: Sequence[bytes | memoryview] = ()) -
 
 
 class Decoder:
-    """Turns a stream of bytes, cut anywhere, into frames. What comes before the first magic is kept as `skipped`."""
+    """Turns a stream of bytes, cut anywhere, into frames. What comes before the first magic is kept as `banner`."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._synchronised = False
-        self.skipped = b""
+        self._skipped = b""
+
+    @property
+    def banner(self) -> bytes:
+        """Everything before the first magic."""
+        return self._skipped if self._synchronised else self._skipped + bytes(self._buffer)
 
     @property
     def incomplete(self) -> bool:
@@ -86,11 +91,11 @@ class Decoder:
     def _skip_banner(self) -> None:
         at = self._buffer.find(MAGIC)
         keep = at if at >= 0 else max(0, len(self._buffer) - len(MAGIC) + 1)
-        self.skipped += bytes(self._buffer[:keep])
+        self._skipped += bytes(self._buffer[:keep])
         del self._buffer[:keep]
         self._synchronised = at >= 0
-        if len(self.skipped) > MAX_SKIPPED_BYTES:
-            raise ProtocolError("the far side prints but does not speak our protocol", _tail_hint(self.skipped))
+        if len(self._skipped) > MAX_SKIPPED_BYTES:
+            raise ProtocolError("the far side prints but does not speak our protocol", _tail_hint(self._skipped))
 
     def _next(self) -> Frame | None:
         if not self._synchronised:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx.reference import ReferenceEvaluator
 
 from backends.mnn import converter
 from bench.errors import LoadError, PrepareError, RunError, UnsupportedModel, UsageError
@@ -39,6 +40,23 @@ def test_more_threads_than_cores(kit):
 
 def test_the_options_are_taken(kit):
     kit.agrees("conv", memory="high", power="high")
+
+
+def test_winograd_trades_accuracy_for_speed(kit):
+    """MNN's own level is the fastest and least exact; the option reaches the convolutions."""
+    model = kit.parse(
+        "(float[1,64,28,28] x) => (float[1,64,28,28] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w) }",
+        {"w": (64, 64, 3, 3)},
+    )
+    feeds = kit.feeds(model)
+    wanted = ReferenceEvaluator(model).run(None, feeds)[0]
+
+    def error(level):
+        with kit.load(model, winograd=level) as session:
+            return np.abs(session.run(feeds)["y"] - wanted).max() / np.abs(wanted).max()
+
+    assert error(0) < 1e-5 < error(3)
+    assert error(2) < 1e-5
 
 
 def test_float16_only_where_the_cpu_has_it(kit, monkeypatch):

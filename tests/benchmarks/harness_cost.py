@@ -67,7 +67,10 @@ def per_inference(folder: Path) -> None:
     print(f"{'':28}{'wall':>8}{'added':>8}{'ratio':>8}{'reported':>10}{'added':>8}")
     for name, values in found.items():
         wall, reported = medians(values)
-        print(f"{name:28}{wall:8.0f}{wall - base_wall:8.0f}{wall / base_wall:8.3f}{reported:10.0f}{reported - base_reported:8.0f}")
+        print(
+            f"{name:28}{wall:8.0f}{wall - base_wall:8.0f}{wall / base_wall:8.3f}"
+            f"{reported:10.0f}{reported - base_reported:8.0f}"
+        )
     added = medians(found["deploybench"])[0] - base_wall
     print(f"added by deploybench: {added:.0f} ns, target at most 100: {'met' if added <= 100 else 'MISSED'}\n")
 
@@ -139,8 +142,20 @@ def per_command(folder: Path) -> None:
     cache = str(folder / "cache")
     env = {**os.environ, "DEPLOYBENCH_CACHE": cache}
     command = [str(Path(sys.executable).parent / "deploybench"), "run", "squeezenet", "--quiet", "--trials", "1"]
-    command += ["--min-time", "0.001", "--min-count", "1", "--max-foreign-cpu", "1", "--results", str(folder / "results")]
-    print(f"from command to answer, squeezenet, 1 thread, medians of {COMMANDS}; seconds (ours is the whole command, warm-up included)")
+    command += [
+        "--min-time",
+        "0.001",
+        "--min-count",
+        "1",
+        "--max-foreign-cpu",
+        "1",
+        "--results",
+        str(folder / "results"),
+    ]
+    print(
+        f"from command to answer, squeezenet, 1 thread, medians of {COMMANDS}; seconds "
+        "(ours is the whole command, warm-up included)"
+    )
     for name in ("ort-cpu", "ncnn", "mnn"):
         subprocess.run([*command, "-b", name], env=env, check=False, capture_output=True)
         record = json.loads(
@@ -178,13 +193,15 @@ s.run(None, {s.get_inputs()[0].name: np.random.rand(1, 3, 224, 224).astype('f4')
 import glob, sys, numpy as np, ncnn
 n = ncnn.Net(); n.opt.num_threads = 1
 n.load_param(glob.glob(sys.argv[1] + '/*.param')[0]); n.load_model(glob.glob(sys.argv[1] + '/*.bin')[0])
-e = n.create_extractor(); e.input('in0', ncnn.Mat(np.random.rand(3, 224, 224).astype('f4')).clone()); np.array(e.extract('out0')[1])
+e = n.create_extractor(); e.input('in0', ncnn.Mat(np.random.rand(3, 224, 224).astype('f4')).clone())
+np.array(e.extract('out0')[1])
 """,
     "mnn": """
 import glob, sys, numpy as np, MNN
 i = MNN.Interpreter(glob.glob(sys.argv[1] + '/*.mnn')[0]); s = i.createSession({'numThread': 1})
 t = i.getSessionInput(s)
-t.copyFrom(MNN.Tensor((1, 3, 224, 224), MNN.Halide_Type_Float, np.random.rand(1, 3, 224, 224).astype('f4'), MNN.Tensor_DimensionType_Caffe))
+x = np.random.rand(1, 3, 224, 224).astype('f4')
+t.copyFrom(MNN.Tensor(x.shape, MNN.Halide_Type_Float, x, MNN.Tensor_DimensionType_Caffe))
 i.runSession(s); i.getSessionOutput(s).getNumpyData()
 """,
 }

@@ -119,14 +119,28 @@ def test_unknown_precision_is_a_record(run, mlp_path):
 
 def test_results_that_cannot_be_written(cli, mlp_path, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    result = cli("run", str(mlp_path), "--batch", "1", "-b", "fake", *FAST, "--results", str(tmp_path / "file" / "results"))
+    result = cli(
+        "run", str(mlp_path), "--batch", "1", "-b", "fake", *FAST, "--results", str(tmp_path / "file" / "results")
+    )
     assert cli("run", str(mlp_path), "-b", "fake", "--results", str(tmp_path / "file")).code == 2
     refused(result, "cannot be written", "--results", code=1)
 
 
 def test_a_cache_that_cannot_be_written(cli, mlp_path, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    result = cli("run", str(mlp_path), "--batch", "1", "-b", "fake", *FAST, "--cache", str(tmp_path / "cache"), "--results", str(tmp_path))
+    result = cli(
+        "run",
+        str(mlp_path),
+        "--batch",
+        "1",
+        "-b",
+        "fake",
+        *FAST,
+        "--cache",
+        str(tmp_path / "cache"),
+        "--results",
+        str(tmp_path),
+    )
     assert result.code in (1, 2)
     assert "Traceback" not in result.stderr
     assert "--cache" in result.stderr

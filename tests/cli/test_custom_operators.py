@@ -1,4 +1,4 @@
-"""A library of custom operators, a real one, as an option: it is used, hashed into the case, and needed by the judge too."""
+"""A real library of custom operators as an option: it is used, hashed into the case, and the judge needs it too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreig
 
 @pytest.fixture(scope="module")
 def library():
-    extensions = pytest.importorskip("onnxruntime_extensions", reason='needs onnxruntime-extensions: pip install "deploybench[dev]"')
+    extensions = pytest.importorskip(
+        "onnxruntime_extensions", reason='needs onnxruntime-extensions: pip install "deploybench[dev]"'
+    )
     return extensions.get_library_path()
 
 
@@ -22,7 +24,9 @@ def library():
 def model(tmp_path):
     """float32[3, 3] to its inverse, by an operator that ONNX does not have."""
     info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3, 3]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Inverse", ["x"], ["y"], domain="ai.onnx.contrib")], "g", info[:1], info[1:])
+    graph = helper.make_graph(
+        [helper.make_node("Inverse", ["x"], ["y"], domain="ai.onnx.contrib")], "g", info[:1], info[1:]
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.contrib", 1)]
     path = tmp_path / "inverse.onnx"
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
@@ -35,7 +39,7 @@ def run(cli, model, tmp_path, *options):
 
 
 def test_without_the_library_the_operator_is_named(cli, model, tmp_path):
-    result, (record,) = run(cli, model, tmp_path)
+    _, (record,) = run(cli, model, tmp_path)
     assert record["status"] in ("unsupported", "failed")
     assert "Inverse" in record["why"] + record["error"]["log_tail"]
 

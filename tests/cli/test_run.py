@@ -17,7 +17,9 @@ FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreig
 
 def fake(cli, results, model, *options, trials=FAST, **more):
     flags = [text for option in options for text in ("-o", option)]
-    return cli("run", str(model), "--batch", "1", "-b", "fake", *trials, "--results", str(results), "--json", *flags, **more)
+    return cli(
+        "run", str(model), "--batch", "1", "-b", "fake", *trials, "--results", str(results), "--json", *flags, **more
+    )
 
 
 def records(result):
@@ -72,7 +74,9 @@ def test_strict_counts_everything_that_is_not_ok(cli, mlp_path, tmp_path):
     assert "unsupported" in result.stdout
 
 
-@pytest.mark.parametrize("fault", ["nan", "wrong_shape", "wrong_dtype", "missing_output", "stale", "input_blind", "zeros", "drift"])
+@pytest.mark.parametrize(
+    "fault", ["nan", "wrong_shape", "wrong_dtype", "missing_output", "stale", "input_blind", "zeros", "drift"]
+)
 def test_a_wrong_answer_has_no_number(cli, mlp_path, tmp_path, fault):
     result = fake(cli, tmp_path, mlp_path, f"fault={fault}", "error=0.5" if fault == "drift" else "fault_after=3")
     (record,) = records(result)
@@ -97,7 +101,21 @@ def test_a_wrong_answer_says_how_far_off_and_what_it_would_take(cli, mlp_path, t
 
 
 def test_less_can_be_accepted_and_is_marked(cli, mlp_path, tmp_path):
-    result = cli("run", str(mlp_path), "--batch", "1", "-b", "fake", *FAST, "-o", "error=0.005", "--tolerance", "fp16", "--results", str(tmp_path))
+    result = cli(
+        "run",
+        str(mlp_path),
+        "--batch",
+        "1",
+        "-b",
+        "fake",
+        *FAST,
+        "-o",
+        "error=0.005",
+        "--tolerance",
+        "fp16",
+        "--results",
+        str(tmp_path),
+    )
     assert result.code == 0
     assert "a wider tolerance than its precision's own was accepted" in result.stdout
 
@@ -227,7 +245,20 @@ def wait_for(condition, limit_s=30):
 @pytest.mark.parametrize("victim", ["command", "supervisor", "child"])
 def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_path, victim):
     marker = f"KILL_TEST_{tmp_path.name}"
-    argv = ["run", str(mlp_path), "--batch", "1", "-b", "fake", "--trials", "9", "--min-time", "0.3", "--results", str(tmp_path)]
+    argv = [
+        "run",
+        str(mlp_path),
+        "--batch",
+        "1",
+        "-b",
+        "fake",
+        "--trials",
+        "9",
+        "--min-time",
+        "0.3",
+        "--results",
+        str(tmp_path),
+    ]
     process = subprocess.Popen(
         [*cli.command, *argv, "--max-foreign-cpu", "1", "--cache", str(tmp_path / "cache")],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**cli.environment, marker: "1"},
@@ -278,7 +309,9 @@ def test_what_lies_in_the_current_folder_changes_nothing(cli, mlp_path, tmp_path
     for name in ("numpy.py", "onnx.py", "click.py", "tiny_dynamic.py"):
         (tmp_path / name).write_text("raise SystemExit('shadowed')")
     (tmp_path / "tiny_dynamic").mkdir()
-    result = cli("run", "tiny_dynamic", "--batch", "1", "-b", "fake", "-b", "reference", *FAST, "--results", "out", cwd=tmp_path)
+    result = cli(
+        "run", "tiny_dynamic", "--batch", "1", "-b", "fake", "-b", "reference", *FAST, "--results", "out", cwd=tmp_path
+    )
     assert result.code == 0, result.stderr
 
 
