@@ -198,10 +198,10 @@ class Cache:
             return  # another was faster
         shutil.rmtree(gone, ignore_errors=True)
 
-    def clean(self) -> int:
-        """Remove everything that is not being made right now; the bytes freed."""
+    def clean(self, kind: str | None = None) -> int:
+        """Remove everything, or everything of a kind, that is not being made right now; the bytes freed."""
         freed = 0
-        for entry in self.list():
+        for entry in (e for e in self.list() if kind in (None, e.kind)):
             self.remove(entry)
             freed += entry.size_bytes
         self._sweep()

@@ -26,7 +26,9 @@ _WINDOWS = re.compile(r"\b[A-Za-z]:\\(?:[^\\\s'\":]+\\)*([^\\\s'\":]*)")
 _STARTS_AT_ROOT = re.compile(rf"/+(?:{_ROOTS})(?:[/.]|$)|~")
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+@")
 # name@host, but neither a symbol's version (memcpy@GLIBC_2.14) nor an operator's (Conv@13).
-_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?!(?:[A-Z][A-Z0-9]*_)+\d)(?:(?:\d{1,3}\.){3}\d{1,3}|[A-Za-z][\w-]*(?:\.[\w-]+)*)")
+_MAIL = re.compile(
+    r"(?<![\w.+-])[\w.+-]{1,64}@(?!(?:[A-Z][A-Z0-9]*_)+\d)(?:(?:\d{1,3}\.){3}\d{1,3}|[A-Za-z][\w-]*(?:\.[\w-]+)*)"
+)
 # Four numbers are an address unless a version's word stands before them: TensorRT 10.13.3.9, ==9.2.0.1, lib-1.2.3.4.
 _VERSIONED = (
     r"version|release|driver|firmware|tensorrt|trt|cudnn|cuda|cublas|ncnn|mnn|onnx|onnxruntime|openvino|torch|numpy"
@@ -43,7 +45,7 @@ def public(text: str) -> str:
     """The text without folders, users, mail and network addresses: records may become public.
 
     What stays is what a reader needs: a file's own name, URLs, versions, shapes, and the names of ONNX nodes and
-    tensors, unless their first part is the name of a common top folder (`/data/...`, `/root/...`).
+    tensors, unless their first part is the name of a common top folder (`/data/...`, `/media/...`).
     """
     home = os.path.expanduser("~")
     if len(home) > 1:

@@ -1,4 +1,4 @@
-"""The cache: entries appear whole or not at all, are built once, checked on every use, and give way when it grows too large."""
+"""The cache: entries appear whole or not at all, are built once, checked on every use, and give way to a limit."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ class Odd(Exception):
     pass
 
 
-@pytest.mark.parametrize("problem", [Odd("x"), KeyboardInterrupt(), BenchError("b"), FileNotFoundError(2, "no", "/etc/x")])
+@pytest.mark.parametrize(
+    "problem", [Odd("x"), KeyboardInterrupt(), BenchError("b"), FileNotFoundError(2, "no", "/etc/x")]
+)
 def test_a_failed_build_leaves_nothing_and_says_what_it_said(cache, problem):
     def build(folder):
         (folder / "half").write_text("half")

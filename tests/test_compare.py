@@ -52,7 +52,7 @@ def pairs(draw, elements=WILD, dtype=np.float64):
 
 
 def naive(expected, got, tolerance):
-    """The rule in plain Python: |got - ref| <= rtol |ref| + atol max|ref|, Inf or NaN only where the reference has it."""
+    """|got - ref| <= rtol |ref| + atol max|ref| in plain Python; NaN and Inf only where the reference has them."""
     expected, got = [float(v) for v in expected.ravel()], [float(v) for v in got.ravel()]
     scale = max((abs(e) for e in expected if math.isfinite(e)), default=0.0)
     for e, g in zip(expected, got, strict=True):

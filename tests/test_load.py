@@ -119,7 +119,8 @@ BUSY = "import time; end = time.monotonic() + 30\nprint(flush=True)\nwhile time.
 
 def test_a_busy_neighbour_shows():
     neighbours = [
-        subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, start_new_session=True) for _ in range(CORES)
+        subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, start_new_session=True)
+        for _ in range(CORES)
     ]
     try:
         for neighbour in neighbours:

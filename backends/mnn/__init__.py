@@ -34,8 +34,7 @@ class Mnn(Backend):
         Option(
             "winograd",
             "level of Winograd convolutions: 3, MNN's own, is fastest; 0 to 2 are a hundred times more exact",
-            3,
-            kind="int",
+            "3",
             choices=("0", "1", "2", "3"),
         ),
     )

@@ -145,7 +145,7 @@ def _create(artifact: Artifact, options: Options, mnn: Any) -> tuple[Any, Any]:
     }
     try:
         interpreter = mnn.Interpreter(str(artifact.path))
-        interpreter.setSessionHint(_WINOGRAD, options.extra["winograd"])
+        interpreter.setSessionHint(_WINOGRAD, int(str(options.extra["winograd"])))
         session = interpreter.createSession(config)
     except Exception as error:  # MNN raises the bare class
         raise LoadError(f"MNN could not load {artifact.files[0]}: {error}") from error

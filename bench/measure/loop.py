@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle, islice
 from time import perf_counter_ns
 
 import numpy as np
@@ -69,13 +70,13 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
     warmup_count, typical_ns = _warm_up(run, feeds, plan)
     chunk = int(max(1, min(100_000, CHUNK_NS // max(1, typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
+    rotation = cycle(feeds)
     done = 0
     outputs: Outputs = {}
     begin = perf_counter_ns()
     while True:
-        rotation = [feeds[(done + i) % len(feeds)] for i in range(chunk)]
         outputs = {}  # freed: beside the next outputs it would be memory that a deployed model does not take
-        outputs = chunk_of(run, rotation, samples.append)
+        outputs = chunk_of(run, islice(rotation, chunk), samples.append)
         done += chunk
         elapsed = perf_counter_ns() - begin
         if elapsed >= plan.max_s * 1e9:
@@ -89,7 +90,7 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
     return Samples((series,), outputs, (done - 1) % len(feeds), warmup_count, stopped_by), bracket
 
 
-def chunk_of(run: Callable[[Feeds], Outputs], rotation: Sequence[Feeds], keep: Callable[[int], None]) -> Outputs:
+def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: Callable[[int], None]) -> Outputs:
     """Time one call of `run` per feed; the last outputs. This is the whole cost of the harness per inference."""
     clock = perf_counter_ns
     outputs = None

@@ -258,9 +258,7 @@ def _floats(name: str, expected: Array, got: Array, tolerance: Tolerance) -> Out
         "" if passed else _problem(sums, flat, value, index, relative, tolerance),
         max_abs=_finite(_ldexp(sums.distance, exponent)) if sums.finite else None,
         max_rel_scale=_finite(relative) if sums.finite else None,
-        rms=_finite(_ldexp(math.sqrt(sums.squares / sums.finite), max(exponent, own_exponent)))
-        if sums.finite
-        else None,
+        rms=_finite(_ldexp(rms, max(exponent, own_exponent))) if sums.finite else None,
         cosine=_finite(sums.dot / norms) if norms > 0 else None,
         exceed=None if sums.strange else _finite(sums.ratio),
         share_out=sums.out / flat.size,

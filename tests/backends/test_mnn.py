@@ -52,7 +52,7 @@ def test_winograd_trades_accuracy_for_speed(kit):
     wanted = ReferenceEvaluator(model).run(None, feeds)[0]
 
     def error(level):
-        with kit.load(model, winograd=level) as session:
+        with kit.load(model, winograd=str(level)) as session:
             return np.abs(session.run(feeds)["y"] - wanted).max() / np.abs(wanted).max()
 
     assert error(0) < 1e-5 < error(3)

@@ -16,7 +16,7 @@ from bench.worker.client import Worker
 from bench.worker.protocol import Unpacker, pack
 
 # A backend whose prepare, load and run are the test's own lines. It echoes its feed as `y` when they set nothing else.
-ODD = '''
+ODD = """
 from bench.interface import Artifact, Backend, Placement, Probe, Session
 
 class Odd(Backend):
@@ -42,7 +42,7 @@ class OddSession(Session):
         return self.scope.get("samples")
     def placement(self):
         return self.scope.get("placement") or Placement("cpu", "model")
-'''
+"""
 FEED = np.arange(4, dtype=np.float32)
 SIGNATURE = Signature((ValueSpec("x", "float32", (None,)),), (ValueSpec("y", "float32", (None,)),))
 

@@ -1,4 +1,4 @@
-"""What a runtime can do to its worker: each becomes a line of a record with the right phase and words, nothing is left."""
+"""What a runtime can do to its worker: each becomes a record's line with the right phase and words; nothing is left."""
 
 from __future__ import annotations
 
@@ -249,6 +249,7 @@ def test_a_death_between_requests_is_told_at_the_next(start, eventually, alive):
 def test_an_out_of_memory_kill_is_known_by_the_kernels_count(monkeypatch, tmp_path):
     child = child_process.ChildProcess(["/bin/sh", "-c", "kill -9 $$"], tmp_path)
     assert child.ends_within(20)
+    assert list(Path("/proc").glob(str(child._process.pid))), "its number is its own until its group was killed"
     child.kill()
     child.pipe.close()
     assert child.death()["kind"] is None
@@ -300,7 +301,9 @@ def test_a_backend_that_closes_its_pipe_but_lives(start, alive):
     assert not alive(child)
 
 
-@pytest.mark.parametrize("written", [b"\x93DBENCH\x01\x05\x00", b"\x93DBENCH\x01" + b"\x05\x00\x00\x00" + bytes(8) + b"{"])
+@pytest.mark.parametrize(
+    "written", [b"\x93DBENCH\x01\x05\x00", b"\x93DBENCH\x01" + b"\x05\x00\x00\x00" + bytes(8) + b"{"]
+)
 def test_half_a_frame_before_the_end(start, written):
     worker = start().begin(f"import os, sys; os.write(int(sys.argv[2]), {written!r}); os._exit(7)")
     found = failure(worker.run)
