@@ -43,7 +43,7 @@ def cell(record: Record) -> str:
 
 MARKS = {
     "ᵃ": "judged by itself: the reference outputs come from the same runtime",
-    "ᵇ": "judged by a wider tolerance than its precision's own (`--tolerance`)",
+    "ᵇ": "a wider tolerance than its precision's own was accepted (`--tolerance`)",
     "ᶜ": "others used more of the CPU than is usually accepted, or it is not known how much (`--max-foreign-cpu`)",
     "ᵈ": "fewer trials than asked for: the run was cut short",
     "ᵉ": "the reference outputs came with the model, and nobody says who made them",
