@@ -6,11 +6,10 @@ import hashlib
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomllib
 
 import bench
 from bench.cache import Cache, key_of

@@ -19,7 +19,6 @@ import numpy as np
 
 from bench.errors import RecordError
 from bench.measure import stats
-from bench.redact import public as public
 
 SCHEMA = 1
 Status = Literal[

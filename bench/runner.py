@@ -14,10 +14,11 @@ from bench import record, reference
 from bench.artifacts import Prepared, identity, prepare
 from bench.cache import key_of
 from bench.errors import BenchError
-from bench.interface import Options, Plan
+from bench.interface import Options, OptionValue, Plan
 from bench.models import Resolved
-from bench.parity.compare import TOLERANCES, Tolerance, movement
+from bench.parity.compare import BLIND, TOLERANCES, Tolerance, movement
 from bench.record import CaseFacts, CaseLine, EndLine, Record, TrialLine, fold, noisy
+from bench.redact import public
 from bench.registry import Registered
 from bench.store import RunFile, now
 from bench.trial import Place, TrialPlan, error_facts, run_trial
@@ -203,7 +204,7 @@ def default_tolerance(case: Case) -> Tolerance:
 def case_facts(case: Case) -> CaseFacts:
     """What the case is, with files named by their content."""
     model, options = case.resolved.model, case.options
-    extra = {name: identity(value) for name, value in options.extra.items()}
+    extra = {name: _told(identity(value)) for name, value in options.extra.items()}
     return CaseFacts(
         model=record.ModelFacts(
             name=model.name,
@@ -223,6 +224,10 @@ def case_facts(case: Case) -> CaseFacts:
             extra=dict(sorted(extra.items())),
         ),
     )
+
+
+def _told(value: OptionValue) -> OptionValue:
+    return public(value) if isinstance(value, str) else value
 
 
 def cell_of(facts: CaseFacts) -> str:
@@ -252,14 +257,14 @@ def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, to
             reason=tolerance.reason,
             relaxed=relaxed,
         ),
-        notes=[record.public(note) for note in case.resolved.notes],
+        notes=[public(note) for note in case.resolved.notes],
     )
 
 
 def _with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None) -> CaseLine:
     notes = list(line.notes)
     facts = _reference_facts(resolved)
-    if facts and facts.moved is not None and facts.moved < 0.01:
+    if facts and facts.moved is not None and facts.moved < BLIND:
         notes.append(f"input-blind: the reference output moves by {facts.moved:.2%} of its norm between two inputs")
     return msgspec.structs.replace(
         line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
@@ -288,9 +293,9 @@ def _reference_facts(resolved: Resolved) -> record.ReferenceFacts | None:
         moved = movement(known[0].expected or {}, known[1].expected or {})
     producers = {d.provenance.producer for d in known if d.provenance}
     return record.ReferenceFacts(
-        producer=first.producer if len(producers) == 1 else " and ".join(sorted(producers)),
-        version=first.version,
-        settings=first.settings,
+        producer=public(" and ".join(sorted(producers))),
+        version=public(first.version),
+        settings=public(first.settings),
         sha256=key_of([d.sha256 for d in known]),
         moved=moved,
     )

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench import record
+from bench import __version__, record
 from bench.cache import Cache
 from bench.errors import BackendUnavailable, BenchError
 from bench.hosts.base import Host
 from bench.interface import Artifact, Options, Outputs, Plan, Probe
 from bench.models import DataSet
-from bench.parity.compare import ParityReport, Tolerance, compare
+from bench.parity.compare import OutputParity, ParityReport, Tolerance, compare
+from bench.redact import public
 from bench.registry import Registered
 from bench.store import now
 from bench.worker import bundle, wire
@@ -97,7 +98,13 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
                 "probe", "BackendUnavailable", probe.reason, probe.remedy, error=BackendUnavailable.__name__
             )
             raise WorkerError(failure)
-        yield Started(worker, probe, {**answer["environment"], "numpy": facts["numpy"]}, start_s, import_s)
+        yield Started(
+            worker,
+            probe,
+            {**answer["environment"], "numpy": facts["numpy"], "deploybench": __version__},
+            start_s,
+            import_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +224,19 @@ def run_once(worker: Worker, data: DataSet, limits: Limits) -> tuple[dict[str, A
 
 def judged(report: ParityReport, at: Any, feed: int) -> record.JudgedFacts:
     """A parity report as the record has it."""
-    outputs = [
-        record.OutputFacts(**{**asdict(o), "worst": None if o.worst is None else list(o.worst)}) for o in report.outputs
-    ]
+
+    def facts(output: OutputParity) -> record.OutputFacts:
+        worst = None if output.worst is None else list(output.worst)
+        # A string output's problem quotes what was got: it may be a path.
+        return record.OutputFacts(**{**asdict(output), "worst": worst, "problem": public(output.problem)})
+
     return record.JudgedFacts(
-        passed=report.passed, grade=report.grade, at=at, feed=feed, problem=report.problem, outputs=outputs
+        passed=report.passed,
+        grade=report.grade,
+        at=at,
+        feed=feed,
+        problem=public(report.problem),
+        outputs=[facts(o) for o in report.outputs],
     )
 
 
@@ -236,8 +251,8 @@ def error_facts(error: BenchError, phase: str) -> record.ErrorFacts:
         phase=failure.phase,
         kind=failure.kind,
         error=failure.error,
-        message=record.public(failure.message),
-        hint=record.public(failure.hint),
+        message=public(failure.message),
+        hint=public(failure.hint),
         signal=failure.signal,
-        log_tail=record.public(failure.log_tail),
+        log_tail=public(failure.log_tail),
     )

@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.cache import Cache
 from bench.errors import BackendUnavailable
 from bench.toolbox import fetch
+
+# The same examples every time, however slow the machine is.
+settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
+settings.load_profile("fixed")
 
 
 def pytest_addoption(parser):

@@ -15,9 +15,6 @@ from bench.interface import Packed
 from bench.parity import compare as parity
 from bench.parity.compare import TOLERANCES, Tolerance, compare, movement, parse_tolerance
 
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
-settings.load_profile("fixed")
-
 FP32 = TOLERANCES["fp32"]
 NOTHING = Tolerance("none", 0.0, 0.0, "nothing is allowed")
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)

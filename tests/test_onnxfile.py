@@ -19,9 +19,6 @@ from bench.cli.options import parse_shapes
 from bench.errors import UsageError
 from bench.interface import Packed, ValueSpec
 
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
-settings.load_profile("fixed")
-
 NODE = helper.make_node
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 

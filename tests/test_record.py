@@ -20,9 +20,6 @@ from bench.errors import RecordError
 from bench.report import words
 from bench.store import read_lines, read_records
 
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
-settings.load_profile("fixed")
-
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "schema-1.jsonl"
 README = HERE.parent / "results" / "README.md"

@@ -17,9 +17,6 @@ from bench.parity.compare import Tolerance, compare, parse_tolerance
 from bench.report import markdown, words
 from bench.store import read_lines, read_records
 
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
-settings.load_profile("fixed")
-
 GOLDEN = Path(__file__).parent / "golden"
 LINES = list(read_lines(GOLDEN / "schema-1.jsonl"))
 CASE = next(line for line in LINES if isinstance(line, r.CaseLine))

@@ -7,13 +7,10 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.measure.stats import QUANTILES, median_interval, min_count, summarise
-
-settings.register_profile("fixed", deadline=None, derandomize=True, database=None)
-settings.load_profile("fixed")
 
 NANOSECONDS = st.integers(1, 2**62)
 TRIALS = st.lists(st.lists(NANOSECONDS, min_size=1, max_size=80), min_size=1, max_size=12)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
-
 from bench.errors import BackendUnavailable, UsageError
 from bench.interface import Artifact, Backend, Model, Option, Options, OptionValue, Probe, Session, Target, Tools
 
@@ -51,7 +49,7 @@ class Fake(Backend):
     )
 
     def probe(self) -> Probe:
-        return Probe(True, str(FORMAT), ("cpu",), PRECISIONS, runtimes={"numpy": np.__version__})
+        return Probe(True, str(FORMAT), ("cpu",), PRECISIONS)
 
     def prepare_key(self, model: Model, options: Options, target: Target) -> dict[str, OptionValue]:
         return {"format": FORMAT}

@@ -60,8 +60,8 @@ def command(
 ) -> None:
     """Write the very artefact that is measured.
 
-    That is .param and .bin for ncnn, .mnn for MNN, the (bound) .onnx for ONNX Runtime. It comes from the same cache that
-    `run` measures from. With --record, its hash is compared with the recorded one.
+    That is .param and .bin for ncnn, .mnn for MNN, the (bound) .onnx for ONNX Runtime. It comes from the same cache
+    that `run` measures from. With --record, its hash is compared with the recorded one.
     """
     from bench.artifacts import prepare
     from bench.cache import Cache

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench import __version__
 from bench.errors import UsageError
 from bench.record import Record
 from bench.report import words
@@ -184,10 +183,11 @@ def _footer(records: list[Record]) -> str:
     machines = sorted({_machine_words(r) for r in known}) or sorted({r.machine for r in records})
     dates = sorted(r.started_at[:10] for r in records)
     date = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-    versions = words.escape(", ".join([*runtimes, *converters]))
+    ours = sorted({f"deploybench {r.environment['deploybench']}" for r in known if "deploybench" in r.environment})
+    versions = words.escape(", ".join([*runtimes, *converters, *ours]))
     lines = [f"Machine: {words.escape(m)}" for m in machines]
     lines += [f"Versions: {versions}"] if versions else []
-    return "  \n".join([*lines, f"Measured: {date}. Table by deploybench {__version__}"])
+    return "  \n".join([*lines, f"Measured: {date}"])
 
 
 def _machine_words(record: Record) -> str:

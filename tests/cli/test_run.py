@@ -78,18 +78,18 @@ def test_strict_counts_everything_that_is_not_ok(cli, mlp_path, tmp_path):
     "fault", ["nan", "wrong_shape", "wrong_dtype", "missing_output", "stale", "input_blind", "zeros", "drift"]
 )
 def test_a_wrong_answer_has_no_number(cli, mlp_path, tmp_path, fault):
-    result = fake(cli, tmp_path, mlp_path, f"fault={fault}", "error=0.5" if fault == "drift" else "fault_after=3")
+    result = fake(cli, tmp_path, mlp_path, f"fault={fault}", "fault_after=3")
     (record,) = records(result)
     assert result.code == 1
     assert record["status"] == "wrong"
     assert record["why"]
     table = cli("report", str(tmp_path)).stdout
     assert "wrong:" in table
-    assert "Details" not in table
+    assert "Timing in ms" not in table
 
 
 def test_an_answer_that_drifts_is_caught_after_the_loop(cli, mlp_path, tmp_path):
-    (record,) = records(fake(cli, tmp_path, mlp_path, "fault=drift", "fault_after=3", "error=0.5"))
+    (record,) = records(fake(cli, tmp_path, mlp_path, "fault=drift", "fault_after=3"))
     assert record["parity"]["at"] == "verify"
 
 
