@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.redact import public
 
+GOLDEN = Path(__file__).parent / "golden" / "schema-1.jsonl"
 SCRUBBED = [
     ("cannot open /home/alice/models/x.onnx: no such file", "cannot open .../x.onnx: no such file"),
     ("in /home/alice", "in ..."),
