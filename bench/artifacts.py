@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,7 @@ class Prepared:
     converter: Mapping[str, str]
 
 
-def prepare(
-    place: Place, registered: Registered, model: Model, options: Options, say: Callable[[str], None]
-) -> Prepared:
+def prepare(place: Place, registered: Registered, model: Model, options: Options) -> Prepared:
     """The artefact of a model for a backend; converted in a worker of its own unless the cache has it.
 
     Raises:
@@ -41,11 +39,11 @@ def prepare(
     backend = registered.create()
     if backend.prepares == "nothing":
         return _as_it_is(model)
-    tools = {tool.name: toolbox.fetch(tool, place.cache, say) for tool in backend.tools}
+    tools = {tool.name: toolbox.fetch(tool, place.cache, place.say) for tool in backend.tools}
     facts = key_facts(registered, backend, model, options)
 
     def build(folder: Path) -> dict[str, Any]:
-        say(f"preparing {model.name} for {backend.name} (once)")
+        place.say(f"preparing {model.name} for {backend.name} (once)")
         with started(place, registered, purpose=f"conversion for {backend.name}") as ready:
             args = {
                 "model": wire.plain(model),
@@ -59,7 +57,7 @@ def prepare(
         return {"artifact": {**artifact, "root": ""}, "made_from": facts}
 
     key = key_of(facts)
-    entry = place.cache.get("artifacts", key, build, summary=f"{model.name} for {backend.name}", on_wait=say)
+    entry = place.cache.get("artifacts", key, build, summary=f"{model.name} for {backend.name}", on_wait=place.say)
     artifact = replace(wire.artifact(entry.facts["artifact"]), root=entry.path)
     converter = {name: str(value) for name, value in facts["versions"].items()}
     converter |= {tool.name: tool.requirement.partition("==")[2] for tool in backend.tools}

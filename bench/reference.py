@@ -5,7 +5,7 @@ That is ONNX Runtime on the CPU in fp32 with its optimisations off where it is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,9 +31,7 @@ def judges() -> list[Registered]:
     return [registered for _, _, registered in sorted(found, key=lambda item: item[:2])]
 
 
-def complete(
-    resolved: Resolved, place: Place, say: Callable[[str], None], files: Mapping[str, str] | None = None
-) -> Resolved:
+def complete(resolved: Resolved, place: Place, files: Mapping[str, str] | None = None) -> Resolved:
     """The model with an expected output for each of its inputs. `files`: the run's file options (custom operators).
 
     Raises:
@@ -44,7 +42,7 @@ def complete(
     reasons: list[str] = []
     for judge in judges():
         try:
-            data_sets = tuple(_with_expected(d, resolved, place, judge, files or {}, say) for d in resolved.data_sets)
+            data_sets = tuple(_with_expected(d, resolved, place, judge, files or {}) for d in resolved.data_sets)
         except BenchError as error:
             reasons.append(f"{judge.name}: {error.message}")
             continue
@@ -61,7 +59,6 @@ def _with_expected(
     place: Place,
     judge: Registered,
     files: Mapping[str, str],
-    say: Callable[[str], None],
 ) -> DataSet:
     if data.expected is not None:
         return data
@@ -73,8 +70,8 @@ def _with_expected(
     options = Options(extra=complete_options(backend, settings))
 
     def build(folder: Path) -> dict[str, Any]:
-        say(f"computing reference outputs of {resolved.model.name} with {judge.name} (once)")
-        prepared = prepare(place, judge, resolved.model, options, say)
+        place.say(f"computing reference outputs of {resolved.model.name} with {judge.name} (once)")
+        prepared = prepare(place, judge, resolved.model, options)
         with started(place, judge, purpose=f"reference outputs with {judge.name}") as ready:
             args = {"artifact": wire.plain(prepared.artifact), "options": wire.plain(options)}
             ready.worker.ask("load", args, limit_s=place.limits.load)
@@ -85,7 +82,9 @@ def _with_expected(
 
     facts = {name: identity(value) for name, value in settings.items()}
     key = key_of([resolved.model.sha256, data.sha256, judge.name, facts, _versions(backend)])
-    entry = place.cache.get("references", key, build, summary=f"{resolved.model.name} by {judge.name}", on_wait=say)
+    entry = place.cache.get(
+        "references", key, build, summary=f"{resolved.model.name} by {judge.name}", on_wait=place.say
+    )
     words = ", ".join(f"{k} {v}" for k, v in facts.items())
     provenance = Provenance(entry.facts["producer"], entry.facts["version"], words)
     return replace(data, expected=_load(entry.path / FILE), provenance=provenance)

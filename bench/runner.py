@@ -54,9 +54,6 @@ class Settings:
 class Progress(Protocol):
     """Whoever watches a run. Called between phases, never while something is timed."""
 
-    def say(self, message: str) -> None:
-        """Something that takes a while has begun."""
-
     def trial_begins(self, case: str, number: int, of: int) -> None:
         """The next trial of a case begins; `of` are wanted."""
 
@@ -80,15 +77,15 @@ class _Running:
         self._trials: list[TrialLine] = []
         self._end: EndLine | None = None
 
-    def begin(self, place: Place, say: Callable[[str], None]) -> None:
+    def begin(self, place: Place) -> None:
         """Reference outputs and artefact. A failure ends the case."""
         error, phase = None, "resolve"
         prepared = None
         resolved = self.case.resolved
         try:
-            resolved = reference.complete(resolved, place, say, self.case.files)
+            resolved = reference.complete(resolved, place, self.case.files)
             phase = "prepare"
-            prepared = prepare(place, self.case.backend, resolved.model, self.case.options, say)
+            prepared = prepare(place, self.case.backend, resolved.model, self.case.options)
         except BenchError as caught:
             error = error_facts(caught, phase)
         self._line = _with_facts(self._line, resolved, prepared)
@@ -177,14 +174,14 @@ def _one_trial(
 ) -> None:
     if out_of_time():
         if number == 0:
-            case.begin(place, progress.say)
+            case.begin(place)
         if not case.ended:
             case.end("the budget is spent")
         progress.case_ended(case.record())
         return
     progress.trial_begins(case.title, number + 1, settings.trials)
     if number == 0:
-        case.begin(place, progress.say)
+        case.begin(place)
     if not case.ended:
         case.trial(place)
         if reason := case.wants_more():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,9 +20,10 @@ from bench.redact import public
 from bench.registry import Registered
 from bench.store import now
 from bench.worker import bundle, wire
-from bench.worker.client import Failure, Worker, WorkerError
+from bench.worker.client import CONNECT_S, Failure, Worker, WorkerError
 from bench.worker.protocol import Unpacker, pack
 
+SAY_AFTER_S = 2.0
 LEASE_FOLDER = "/tmp"
 
 
@@ -30,6 +31,7 @@ LEASE_FOLDER = "/tmp"
 class Limits:
     """How long each phase may take, in seconds. `measure` is added to what the plan itself may take."""
 
+    connect: float = CONNECT_S
     lease: float = 3600.0
     start: float = 60.0
     probe: float = 60.0
@@ -49,6 +51,8 @@ class Place:
     cache: Cache
     limits: Limits = field(default_factory=Limits)
     lease_folder: str = LEASE_FOLDER
+    say: Callable[[str], None] = lambda message: None
+    """Told what takes a while: waiting for the machine, fetching, converting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def probe(place: Place, backend: Registered) -> Probe:
     """What the backend can do there, asked in a process of its own: importing a runtime may print, crash or hang."""
     try:
         code, key = bundle.make(backend.spec, place.cache)
-        with Worker(place.host, str(place.host.put(code, key))) as worker:
+        with Worker(place.host, str(place.host.put(code, key)), connect_s=place.limits.connect) as worker:
             worker.ask("start", {"backend": backend.spec, "cpus": []}, limit_s=place.limits.start)
             answer, _ = worker.ask("probe", limit_s=place.limits.probe)
     except BenchError as error:
@@ -83,9 +87,9 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
     """
     code, key = bundle.make(backend.spec, place.cache)
     limits = place.limits
-    with Worker(place.host, str(place.host.put(code, key))) as worker:
+    with Worker(place.host, str(place.host.put(code, key)), connect_s=place.limits.connect) as worker:
         holder = f"deploybench {purpose} (process {os.getpid()}, since {now()})"
-        worker.ask("lease", {"folder": place.lease_folder, "holder": holder}, phase="connect", limit_s=limits.lease)
+        _lease(worker, place, holder)
         begin = time.perf_counter()
         facts, _ = worker.ask("start", {"backend": backend.spec, "cpus": list(cpus)}, limit_s=limits.start)
         start_s = time.perf_counter() - begin
@@ -105,6 +109,18 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
             start_s,
             import_s,
         )
+
+
+def _lease(worker: Worker, place: Place, holder: str) -> None:
+    """Have the machine to ourselves; say so when that takes a while."""
+    args = {"folder": place.lease_folder, "holder": holder}
+    try:
+        worker.ask("lease", args, phase="connect", limit_s=min(SAY_AFTER_S, place.limits.lease))
+    except WorkerError as error:
+        if error.failure.kind != "lease" or place.limits.lease <= SAY_AFTER_S:
+            raise
+        place.say(f"waiting: {error.message}")
+        worker.ask("lease", args, phase="connect", limit_s=place.limits.lease - SAY_AFTER_S)
 
 
 @dataclass(frozen=True, slots=True)

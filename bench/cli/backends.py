@@ -29,11 +29,10 @@ def command(names: tuple[str, ...], cache_dir: Path, as_json: bool) -> None:
     from bench.cache import Cache
     from bench.cli import chosen, tables
     from bench.registry import find, installed
-    from bench.trial import Limits
     from bench.worker import wire
 
     found = [find(name) for name in names] if names else list(installed().values())
-    where = chosen.place("local", Cache(cache_dir), Limits())
+    where = chosen.place("local", Cache(cache_dir), lambda message: None)
     probes = chosen.probes(found, where)
     if as_json:
         for registered, probe in zip(found, probes, strict=True):

@@ -32,13 +32,13 @@ class Wanted:
     cpus: str | None
 
 
-def place(device: str, cache: Cache, limits: Limits) -> Place:
+def place(device: str, cache: Cache, say: Callable[[str], None], limits: Limits | None = None) -> Place:
     """The device as a place to run on.
 
     Raises:
         UsageError: there is no such device.
     """
-    return Place(device, _host(device, cache), cache, limits)
+    return Place(device, _host(device, cache), cache, limits or Limits(), say=say)
 
 
 def _host(device: str, cache: Cache) -> Host:
@@ -75,10 +75,8 @@ def backends(names: Sequence[str], where: Place) -> list[Registered]:
 def cases(
     models: Sequence[str],
     chosen: Sequence[Registered],
-    device: str,
     wanted: Wanted,
-    cache: Cache,
-    say: Callable[[str], None],
+    where: Place,
 ) -> list[Case]:
     """Every model on every backend, models outermost.
 
@@ -97,8 +95,8 @@ def cases(
     }
     found = []
     for reference in dict.fromkeys(models):
-        resolved = resolve(reference, cache, shapes=shapes, batch=wanted.batch, say=say)
-        found += [Case(resolved, r, device, options[r.name], wanted.batch, files) for r in chosen]
+        resolved = resolve(reference, where.cache, shapes=shapes, batch=wanted.batch, say=where.say)
+        found += [Case(resolved, r, where.device, options[r.name], wanted.batch, files) for r in chosen]
     return found
 
 

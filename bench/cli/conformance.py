@@ -148,11 +148,10 @@ def _paths(given: Sequence[str]) -> dict[str, Path]:
 def _candidates(names: Sequence[str], specs: Sequence[str], cache: Any) -> list[Candidate]:
     from bench.cli import chosen
     from bench.conformance import resolve
-    from bench.trial import Limits
 
     found = []
     if names or not specs:
-        for one in chosen.backends(names, chosen.place("local", cache, Limits())):
+        for one in chosen.backends(names, chosen.place("local", cache, _say)):
             # Where the module is broken, the checks will say it.
             found.append(Candidate(one.name, one.spec, one.create().tools if one.works() else ()))
     if specs:

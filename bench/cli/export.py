@@ -67,22 +67,20 @@ def command(
     from bench.cache import Cache
     from bench.cli import chosen, recorded
     from bench.errors import UsageError
-    from bench.trial import Limits
 
     if output.exists():
         raise UsageError(f"{output} is there already", "choose a folder that does not exist")
-    cache = Cache(cache_dir)
-    where = chosen.place("local", cache, Limits())
+    where = chosen.place("local", Cache(cache_dir), _say)
     wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus)
     if record_id:
         record = recorded.find(record_id, results)
-        case = recorded.case(record, model, cache, _say)
+        case = recorded.case(record, model, where)
     elif model and backend:
         record = None
-        case = chosen.cases([model], chosen.backends([backend], where), "local", wanted, cache, _say)[0]
+        case = chosen.cases([model], chosen.backends([backend], where), wanted, where)[0]
     else:
         raise UsageError("nothing to export", "give MODEL and --backend, or --record")
-    prepared = prepare(where, case.backend, case.resolved.model, case.options, _say)
+    prepared = prepare(where, case.backend, case.resolved.model, case.options)
     if record and record.prepare and record.prepare.artefact_sha256 != prepared.sha256:
         click.echo(
             "deploybench: this artefact differs from the recorded one: a converter or the backend has changed", err=True

@@ -18,14 +18,14 @@ from bench.report import words
 class Reporter:
     """Tells a person how far a run is and how long it will take. `quiet` says nothing."""
 
-    def __init__(self, trials: int, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._live = self._console.is_terminal and not quiet
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[left]}"))
         self._bar = Progress(
             *columns, console=self._console, auto_refresh=False, transient=True, disable=not self._live
         )
-        self._task = self._bar.add_task("starting", total=max(1, trials), left="")
+        self._task = self._bar.add_task("starting", total=None, left="")
         self._begin = time.monotonic()
         self._title = ""
         self._trials_done = 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from bench import store
-from bench.cache import Cache
 from bench.errors import UsageError
 from bench.interface import Options
 from bench.models import resolve
@@ -14,6 +12,7 @@ from bench.record import Record
 from bench.registry import complete_options
 from bench.registry import find as find_backend
 from bench.runner import Case
+from bench.trial import Place
 
 
 def find(identity: str, results: Path) -> Record:
@@ -25,7 +24,7 @@ def find(identity: str, results: Path) -> Record:
     return store.find(identity, results / "records")
 
 
-def case(record: Record, model: str | None, cache: Cache, say: Callable[[str], None]) -> Case:
+def case(record: Record, model: str | None, where: Place) -> Case:
     """The recorded case, resolved anew. Records hold no paths, so a model that is not in the catalogue must be given.
 
     Raises:
@@ -34,7 +33,7 @@ def case(record: Record, model: str | None, cache: Cache, say: Callable[[str], N
     facts = record.case
     shapes = {name: tuple(shape) for name, shape in facts.model.shapes.items()}
     try:
-        resolved = resolve(model or facts.model.name, cache, shapes=shapes, batch=None, say=say)
+        resolved = resolve(model or facts.model.name, where.cache, shapes=shapes, say=where.say)
     except UsageError as error:
         hint = "records hold no paths: give the model's path after the record's id"
         raise UsageError(error.message, error.hint if model else hint) from error

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bench.cli.options import cache_option, json_option, results_option
-from bench.cli.run import measure, measure_options, place_limits, show
+from bench.cli.run import measure, measure_options, parse_limits, show
 
 EXAMPLES = """\b
 Examples:
@@ -34,10 +34,9 @@ def command(ctx: click.Context, /, record: str, model: str | None, **settings: A
     from bench.cli import chosen, recorded
     from bench.cli.progress import Reporter
 
-    cache = Cache(settings["cache_dir"])
     old = recorded.find(record, settings["results"])
-    where = chosen.place(old.case.device, cache, place_limits(settings["limits"]))
-    with Reporter(settings["trials"], quiet=settings["quiet"]) as reporter:
-        case = recorded.case(old, model, cache, reporter.say)
-        records = measure([case], where, settings, reporter)
+    with Reporter(quiet=settings["quiet"]) as reporter:
+        cache, limits = Cache(settings["cache_dir"]), parse_limits(settings["limits"])
+        where = chosen.place(old.case.device, cache, reporter.say, limits)
+        records = measure([recorded.case(old, model, where)], where, settings, reporter)
     ctx.exit(show(records, settings))

@@ -60,7 +60,7 @@ measure_options = stacked(
         "limits",
         multiple=True,
         metavar="PHASE=SECONDS",
-        help="How long a phase may take: start, probe, prepare, load, first_run, measure, close, lease.",
+        help="How long a phase may take: connect, start, probe, prepare, load, first_run, measure, close, lease.",
     ),
     click.option(
         "--tolerance",
@@ -129,12 +129,11 @@ def command(
     from bench.cli import chosen
     from bench.cli.progress import Reporter
 
-    cache = Cache(settings["cache_dir"])
     wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus)
-    where = chosen.place(device, cache, place_limits(settings["limits"]))
-    picked = chosen.backends(backends, where)
-    with Reporter(len(models) * len(picked) * settings["trials"], quiet=settings["quiet"]) as reporter:
-        cases = chosen.cases(models, picked, device, wanted, cache, reporter.say)
+    with Reporter(quiet=settings["quiet"]) as reporter:
+        cache, limits = Cache(settings["cache_dir"]), parse_limits(settings["limits"])
+        where = chosen.place(device, cache, reporter.say, limits)
+        cases = chosen.cases(models, chosen.backends(backends, where), wanted, where)
         records = measure(cases, where, settings, reporter)
     ctx.exit(show(records, settings))
 
@@ -192,7 +191,7 @@ def _write_table(text: str, record: Any, results: Path) -> None:
         raise BenchError(f"the table {path} cannot be written: {error.strerror}", "the records are kept") from error
 
 
-def place_limits(texts: Sequence[str]) -> Any:
+def parse_limits(texts: Sequence[str]) -> Any:
     """`PHASE=SECONDS`, several times, as `Limits`."""
     from bench.errors import UsageError
     from bench.registry import nearest

@@ -213,7 +213,7 @@ def test_a_link_that_prints_a_banner_is_no_trouble(cli, mlp_path, tmp_path, devi
 @pytest.mark.parametrize("device", ["fake:refuse", "fake:garbage", "fake:cut=3000"])
 def test_a_lost_link_is_a_record(cli, mlp_path, tmp_path, device):
     cli("run", str(mlp_path), "--batch", "1", "-b", "fake", *FAST, "--results", str(tmp_path / "local"))
-    result = fake(cli, tmp_path, mlp_path, trials=(*FAST, "--device", device))
+    result = fake(cli, tmp_path, mlp_path, trials=(*FAST, "--device", device, "--limit", "connect=2"))
     assert result.code == 1
     assert records(result)[0]["status"] == "failed"
     assert "Traceback" not in result.stderr
