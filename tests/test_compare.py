@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -443,3 +445,20 @@ def test_movement_where_nothing_can_be_said():
     assert movement({"y": f32(0, 0)}, {"y": f32(0, 1)}) == 1
     assert movement({"y": np.array([1e-300])}, {"y": np.array([1.7e308])}) == 1
     assert movement({"y": np.array([3, 4])}, {"y": np.array([3, 4])}) == 0
+
+
+def test_nothing_goes_on_when_the_verdict_is_there():
+    """The threads of a linear-algebra library spin after their work: beside a timed loop that is noise of our own."""
+    program = """
+import time
+import numpy as np
+from bench.parity.compare import TOLERANCES, compare, movement
+a = {"y": np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)}
+compare(a, a, TOLERANCES["fp32"])
+movement(a, {"y": -a["y"]})
+begin = time.process_time()
+time.sleep(0.3)
+print(time.process_time() - begin)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.02
