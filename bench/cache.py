@@ -73,7 +73,7 @@ class Cache:
     """A folder of entries, `<kind>/<key>/`, with an optional limit on its size."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.absolute()  # workers run in folders of their own
 
     def get(
         self,

@@ -104,7 +104,7 @@ def locate(reference: str, cache: Cache, say: Callable[[str], None]) -> tuple[Pa
     if reference in entries:
         return catalog.make(entries[reference], cache, say) / "model.onnx", reference
     try:
-        path = Path(reference).expanduser()
+        path = Path(reference).expanduser().absolute()  # workers run in folders of their own
         if path.is_dir():
             return _in_folder(path), path.resolve().name or "model"
         if path.is_file():

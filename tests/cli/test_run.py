@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 
 FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreign-cpu", "1")
@@ -300,6 +302,20 @@ def test_ctrl_c_is_one_line_and_leaves_no_process(cli, mlp_path, tmp_path):
     assert "interrupted" in error
     assert "Traceback" not in error
     wait_for(lambda: not processes_of(marker))
+
+
+def test_paths_may_be_relative(cli, mlp_path, tmp_path):
+    """Workers run in folders of their own: every path must be one from there too."""
+    shutil.copy(mlp_path, tmp_path / "net.onnx")
+    argv = ("run", "net.onnx", "--shape", "x=1,16", "-b", "fake", "-b", "reference", *FAST)
+    result = cli(*argv, "--results", "out", "--cache", "kept", cwd=tmp_path)
+    assert result.code == 0, result.stderr
+    static = onnx.load(tmp_path / "net.onnx")
+    for value in (*static.graph.input, *static.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(static, tmp_path / "static.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    result = cli("run", "static.onnx", "-b", "fake", "-b", "ort-cpu", *FAST, "--results", "out", cwd=tmp_path)
+    assert result.code == 0, result.stdout + result.stderr
 
 
 def test_what_lies_in_the_current_folder_changes_nothing(cli, mlp_path, tmp_path):
