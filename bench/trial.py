@@ -151,6 +151,7 @@ class _Trial:
             "runtimes": {},
         }
         self._judged: list[record.JudgedFacts] = []
+        self._devices: tuple[str, ...] = ()
 
     def line(self) -> record.TrialLine:
         worst = max(self._judged, key=record.worst_first, default=None)
@@ -163,6 +164,7 @@ class _Trial:
         plan = self._plan
         with started(place, plan.backend, plan.options.cpus, purpose=plan.backend.name) as ready:
             self._facts |= {"environment": dict(ready.environment), "runtimes": dict(ready.probe.runtimes)}
+            self._devices = ready.probe.devices
             cold = record.ColdFacts(start_s=ready.start_s, import_s=ready.import_s)
             self._facts["cold"] = cold
             loaded = self._load(ready.worker, place)
@@ -213,10 +215,18 @@ class _Trial:
             "memory": memory,
             "placement": placement,
         }
+        self._check_placement(placement)
+
+    def _check_placement(self, placement: record.PlacementFacts) -> None:
+        """Nothing falls back silently: what was got is what was asked for, or the case has failed."""
         asked = self._plan.options.precision
-        if asked not in ("model", placement.precision):
+        if placement.device not in self._devices:
+            message = f"device {' or '.join(self._devices)} was asked for, {placement.device} was used"
+        elif asked not in ("model", placement.precision):
             message = f"precision {asked} was asked for, {placement.precision} was used"
-            self.fail(record.ErrorFacts(phase="verify", kind="mismatch", error="BenchError", message=message))
+        else:
+            return
+        self.fail(record.ErrorFacts(phase="verify", kind="mismatch", error="BenchError", message=message))
 
 
 def run_trial(place: Place, plan: TrialPlan, index: int) -> record.TrialLine:

@@ -128,6 +128,15 @@ def test_impossible_samples_are_implausible(cli, mlp_path, tmp_path):
     assert records(result)[0]["status"] == "implausible"
 
 
+def test_a_silent_fallback_to_another_device_fails(cli, mlp_path, tmp_path):
+    result = fake(cli, tmp_path, mlp_path, "fault=fallback")
+    (record,) = records(result)
+    assert result.code == 1
+    assert record["status"] == "failed"
+    assert record["error"]["kind"] == "mismatch"
+    assert "was asked for" in record["why"]
+
+
 def test_a_hang_ends_at_its_limit(cli, mlp_path, tmp_path):
     options = ("fault=hang", "fault_at=run")
     result = fake(cli, tmp_path, mlp_path, *options, trials=(*FAST, "--limit", "first_run=1"))
