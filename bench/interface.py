@@ -183,14 +183,19 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """When to stop: a loop ends once both minimums are met, and always at `max_s` (checked between calls)."""
+    """When to stop: a loop ends once both minimums are met and its median is precise, and always at `max_s`.
 
-    min_count: int = 64
-    min_s: float = 1.0
-    max_s: float = 20.0
+    `target`: half of the 95 % interval of the median within the process, as a share of it; None: the minimums do.
+    Warming up ends when durations are steady, not before its minimums, and always at `warmup_max_s`.
+    """
+
+    min_count: int = 11
+    min_s: float = 0.5
+    max_s: float = 10.0
     warmup_min_count: int = 3
     warmup_min_s: float = 0.2
     warmup_max_s: float = 5.0
+    target: float | None = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +209,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a timed loop leaves: its series (the headline first), its last outputs, and which feed made them."""
+    """What a timed loop leaves: its series (the headline first), its last outputs, and which feed made them.
+
+    `warmup_ended_by`: `steady` or `limit`; empty where nobody looked.
+    """
 
     series: tuple[Series, ...]
     outputs: Outputs
     feed_index: int
     warmup_count: int = 0
     stopped_by: str = ""
+    warmup_ended_by: str = ""
 
 
 class Session(ABC):

@@ -1,24 +1,20 @@
 """What a run writes down: lines of a journal, and the record that they fold into.
 
 A run's file holds one JSON object per line: a `case` line when a case is begun, a `trial` line the moment a trial ends,
-an `end` line when no more will come. `fold` makes the record; it is pure, so verdicts can be redone years later.
+an `end` line when no more will come. `bench.fold` makes the record.
 Field by field: results/README.md. Schema history: 1, the first.
 """
 
 from __future__ import annotations
 
 import base64
-import math
-import re
 import zlib
-from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
 from bench.errors import RecordError
-from bench.measure import stats
 
 SCHEMA = 1
 Status = Literal[
@@ -49,6 +45,10 @@ class OptionFacts(_Value, frozen=True):
     batch: int | None
     scenario: str
     extra: dict[str, str | int | float | bool | None]
+    streams: int | None = None
+    samples_per_query: int | None = None
+    rate: float | None = None
+    latency_bound_ns: int | None = None
 
 
 class CaseFacts(_Value, frozen=True):
@@ -142,10 +142,84 @@ class LoadFacts(_Value, frozen=True):
     reason: str = ""
 
 
+class ObservedFacts(_Value, frozen=True):
+    """What was seen of the machine from outside the process; absent figures have their reason in `not_available`."""
+
+    seconds: float
+    frequency_mhz: tuple[int, int] | None
+    governor: str | None
+    turbo: bool | None
+    temperature_c: float | None
+    temperature_of: str
+    throttled: bool | None
+    throttle: str
+    energy_j: float | None
+    timeline: list[tuple[float, int | None, float | None]]
+    not_available: dict[str, str]
+
+
+class WaitedFacts(_Value, frozen=True):
+    """How waiting for a quiet and cool machine ended; `quiet` is false where the limit came first."""
+
+    waited_s: float
+    quiet: bool | None
+    foreign_cpu: float | None
+    temperature_c: float | None
+    reason: str = ""
+
+
 class MemoryFacts(_Value, frozen=True):
     loaded_rss_bytes: int | None
     peak_rss_bytes: int | None
     peak_gpu_bytes: int | None = None
+
+
+class SweepFacts(_Value, frozen=True):
+    streams: int
+    per_s: float
+
+
+class StreamsFacts(_Value, frozen=True):
+    """What parallel streams of one trial did in its window."""
+
+    streams: int
+    inferences: int
+    seconds: float
+    sweep: list[SweepFacts] = []
+
+
+class ProbeFacts(_Value, frozen=True):
+    """A rate that was tried."""
+
+    rate: float
+    queries: int
+    p99_ns: int | None
+    held: bool
+
+
+class ServerFacts(_Value, frozen=True):
+    """How a server did at a rate; null where no rate held the bound. The last two are of records alone."""
+
+    rate: float | None
+    scheduled: int
+    overloaded: bool
+    late_ns: int | None
+    seed: int
+    probes: list[ProbeFacts] = []
+    trial_rates: list[float | None] = []
+    stopped_by: str = ""
+
+
+class ThroughputFacts(_Value, frozen=True):
+    """Of the trial in the middle."""
+
+    per_s: float
+    batch: int
+    streams: int
+    seconds: float
+    inferences: int
+    sweep: list[SweepFacts]
+    trial_per_s: list[float]
 
 
 class PlacementFacts(_Value, frozen=True):
@@ -153,6 +227,30 @@ class PlacementFacts(_Value, frozen=True):
     precision: str
     nodes: dict[str, int] | None
     affinity: list[int]
+
+
+class CountFacts(_Value, frozen=True):
+    """What one inference computes, counted from the model's shapes; `least_macs` by the fastest known algorithms."""
+
+    macs: int
+    least_macs: int
+    bytes: int
+    parameters: int
+    uncounted: list[str]
+
+
+class PeakFacts(_Value, frozen=True):
+    """What the machine was measured to do at most, in fp32 and with so many threads, and what bounds it."""
+
+    threads: int
+    flop_per_s: float | None
+    copy_bytes_per_s: float | None
+    arch: str
+    clock_hz: float | None
+    features: list[str]
+    numpy: str
+    foreign_cpu: float | None
+    reason: str = ""
 
 
 class CaseLine(_Value, frozen=True, tag="case"):
@@ -167,8 +265,13 @@ class CaseLine(_Value, frozen=True, tag="case"):
     trials_wanted: int
     max_foreign_cpu: float
     tolerance: ToleranceFacts
+    target: float | None = None
+    trials_max: int | None = None
     prepare: PrepareFacts | None = None
     reference: ReferenceFacts | None = None
+    counts: CountFacts | None = None
+    peaks: PeakFacts | None = None
+    work_reason: str = ""
     notes: list[str] = []
 
 
@@ -182,12 +285,17 @@ class TrialLine(_Value, frozen=True, tag="trial"):
     error: ErrorFacts | None = None
     cold: ColdFacts | None = None
     warmup_count: int = 0
+    warmup_ended_by: str = ""
     stopped_by: str = ""
     bracket_ns: int | None = None
     fits: bool | None = None
     series: list[Series] = []
+    throughput: StreamsFacts | None = None
+    server: ServerFacts | None = None
     parity: JudgedFacts | None = None
     load: LoadFacts | None = None
+    waited: WaitedFacts | None = None
+    observed: ObservedFacts | None = None
     memory: MemoryFacts | None = None
     placement: PlacementFacts | None = None
 
@@ -206,6 +314,8 @@ class PercentileFacts(_Value, frozen=True):
     q: float
     ns: int | None
     needs: int
+    lo: int | None = None
+    hi: int | None = None
 
 
 class LatencyFacts(_Value, frozen=True):
@@ -219,6 +329,12 @@ class LatencyFacts(_Value, frozen=True):
     percentiles: list[PercentileFacts]
     stopped_by: str
     samples_ns: list[int]
+    p50_ci_relative: float | None = None
+    within_process_ci_ns: tuple[int, int] | None = None
+    autocorrelation: float | None = None
+    effective_n: int | None = None
+    drift_within_trial: float | None = None
+    drift_over_trials: float | None = None
 
 
 class ParityFacts(_Value, frozen=True):
@@ -245,6 +361,29 @@ class EvidenceFacts(_Value, frozen=True):
     trials_wanted: int
     trials_noisy: int
     complete: bool
+    target: float | None = None
+    stopped_by: str = ""
+    observed: ObservedFacts | None = None
+    energy_per_inference_j: float | None = None
+    energy_reason: str = ""
+    waited_s: float = 0.0
+
+
+class WorkFacts(_Value, frozen=True):
+    """How much was computed how fast, and the least time that it can take; absent figures have their `reason`."""
+
+    flop: int
+    flop_per_s: float | None
+    share_of_peak: float | None
+    bytes: int
+    share_of_copy: float | None
+    parameters: int
+    uncounted: list[str]
+    least_flop: int
+    least_ns: int | None
+    most_flop_per_s: float | None
+    peaks: PeakFacts | None
+    reason: str = ""
 
 
 class Record(_Value, frozen=True):
@@ -263,13 +402,15 @@ class Record(_Value, frozen=True):
     cold: ColdFacts | None
     latency: LatencyFacts | None
     latencies: list[LatencyFacts]
-    throughput: None
+    throughput: ThroughputFacts | None
     memory: MemoryFacts | None
     parity: ParityFacts | None
     evidence: EvidenceFacts
     environment: dict[str, Any]
     error: ErrorFacts | None
     notes: list[str]
+    work: WorkFacts | None = None
+    server: ServerFacts | None = None
 
     def to_json(self) -> bytes:
         """One line of JSON; `from_json` is its inverse."""
@@ -352,203 +493,3 @@ def _decode(data: bytes, kind: Any, what: str) -> Any:
         return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise RecordError(f"{what} cannot be read: {error}") from error
-
-
-def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None) -> Record:
-    """The record of a case from its lines: the verdict and every figure.
-
-    Trials count in the order of their index, in whatever order their lines come. Without an `end` line the run was
-    interrupted: what was measured until then stands. Latency is of the quiet trials alone, where there is one.
-    The status is the first of these that holds:
-
-    1. `wrong`: an answer failed parity. A later crash does not make it right, so this outweighs everything.
-    2. `unavailable`, `unsupported`, `crashed`, `timeout`, `failed`: an error ended the case; `error` says where.
-    3. `skipped`: no trial was begun. `failed`: one took no samples, or there was no reference to judge it by.
-    4. `implausible`: samples that do not fit into the time that passed, or that nobody held against a clock.
-    5. `noisy`: fewer than half of the trials were quiet.
-    6. `ok`: every trial that ran was right, and its samples can be believed. Only this is published.
-    """
-    trials = sorted(trials, key=lambda t: t.index)
-    quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu)]
-    used = quiet or trials
-    error = (end.error if end else None) or next((t.error for t in trials if t.error), None)
-    status, why = _status(case, trials, quiet, end, error)
-    latencies = _latencies(used)
-    judged = _worst_parity(trials)
-    known = next((t for t in reversed(trials) if t.environment), None)
-    runtimes = known.runtimes if known else {}
-    return Record(
-        schema=SCHEMA,
-        id=case.id,
-        cell=case.cell,
-        run=case.run,
-        machine=case.machine,
-        started_at=case.started_at,
-        status=status,
-        why=why,
-        case=case.case,
-        prepare=case.prepare,
-        cold=next((t.cold for t in trials if t.cold and t.cold.load_s is not None), trials[0].cold if trials else None),
-        latency=latencies[0] if latencies else None,
-        latencies=latencies,
-        throughput=None,
-        memory=_memory(trials),
-        parity=_parity(case, judged, runtimes) if judged else None,
-        evidence=_evidence(case, trials, used, quiet, end),
-        environment={**(known.environment if known else {}), "runtimes": runtimes},
-        error=error,
-        notes=case.notes,
-    )
-
-
-def noisy(trial: TrialLine, max_foreign_cpu: float) -> bool:
-    """Whether others used more of the machine during the timed loop than was allowed, or it cannot be told."""
-    if not trial.load or max_foreign_cpu >= 1:
-        return False
-    return trial.load.foreign_cpu is None or trial.load.foreign_cpu > max_foreign_cpu
-
-
-_OF_ERROR: dict[str, Status] = {
-    "BackendUnavailable": "unavailable",
-    "UnsupportedModel": "unsupported",
-    "Crashed": "crashed",
-    "Timeout": "timeout",
-}
-
-
-def _status(
-    case: CaseLine,
-    trials: Sequence[TrialLine],
-    quiet: Sequence[TrialLine],
-    end: EndLine | None,
-    error: ErrorFacts | None,
-) -> tuple[Status, str]:
-    """The verdict, in the order that `fold` states, and, unless it is `ok`, the reason in words."""
-    wrong = next((t.parity for t in trials if t.parity and not t.parity.passed), None)
-    if wrong:
-        return "wrong", wrong.problem
-    if error:
-        return _OF_ERROR.get(error.error, "failed"), f"{error.phase}: {error.message}"
-    if not trials:
-        return "skipped", end.stopped_by if end else "interrupted before the first trial ended"
-    if not all(_samples_of(t) for t in trials):
-        return "failed", "measure: a trial took no samples"
-    if case.reference is None or any(t.parity is None for t in trials):
-        return "failed", "parity: there is no reference to judge by"
-    if any(t.fits is False for t in trials):
-        return "implausible", "the samples add up to more time than passed, or are not positive"
-    if any(t.fits is None for t in trials):
-        return "implausible", "nobody checked whether the samples fit into the time that passed"
-    if 2 * len(quiet) < len(trials):
-        return "noisy", _noise(trials)
-    return "ok", ""
-
-
-def _samples_of(trial: TrialLine) -> bool:
-    return bool(trial.series) and all(series.samples_ns for series in trial.series)
-
-
-def _noise(trials: Sequence[TrialLine]) -> str:
-    shares = [t.load.foreign_cpu for t in trials if t.load and t.load.foreign_cpu is not None]
-    if not shares:
-        return next((t.load.reason for t in trials if t.load), "") or "the load cannot be told"
-    return f"others used up to {max(shares):.0%} of the CPU during the timed loop"
-
-
-def _latencies(trials: Sequence[TrialLine]) -> list[LatencyFacts]:
-    """Every scope and clock over the trials that have it, the headline (each trial's first) first."""
-    scopes: dict[tuple[str, str], list[list[int]]] = {}
-    trials = [t for t in trials if _samples_of(t)]
-    for trial in trials:
-        for series in trial.series:
-            scopes.setdefault((series.scope, series.clock), []).append(series.samples_ns)
-    return [_latency(scope, clock, lists, trials) for (scope, clock), lists in scopes.items()]
-
-
-def _latency(scope: str, clock: str, lists: list[list[int]], trials: Sequence[TrialLine]) -> LatencyFacts:
-    summary = stats.summarise(lists)
-    return LatencyFacts(
-        scope=scope,
-        clock=clock,
-        n=summary.n,
-        p50_ns=summary.p50_ns,
-        p50_ci_ns=summary.p50_ci_ns,
-        p50_ci_reason=summary.p50_ci_reason,
-        trial_p50_ns=list(summary.trial_p50_ns),
-        percentiles=[PercentileFacts(q=p.q, ns=p.ns, needs=p.needs) for p in summary.percentiles],
-        stopped_by=", ".join(sorted({t.stopped_by for t in trials})),
-        samples_ns=[s for samples in lists for s in samples],
-    )
-
-
-def _worst_parity(trials: Iterable[TrialLine]) -> JudgedFacts | None:
-    judged = [t.parity for t in trials if t.parity]
-    return max(judged, key=worst_first, default=None)
-
-
-def worst_first(judged: JudgedFacts) -> tuple[bool, float]:
-    """The order in which parity results stand for a case: failures, then by how much of the tolerance they used."""
-    exceed = [math.inf if o.exceed is None else o.exceed for o in judged.outputs]
-    return (not judged.passed, max(exceed, default=math.inf))
-
-
-def _parity(case: CaseLine, judged: JudgedFacts, runtimes: dict[str, str]) -> ParityFacts | None:
-    if case.reference is None:
-        return None
-    producers = {_family(name) for name in case.reference.producer.split(" and ")}
-    independent = not producers & {_family(name) for name in runtimes}
-    return ParityFacts(
-        passed=judged.passed,
-        grade=judged.grade,
-        independent=independent,
-        at=judged.at,
-        feed=judged.feed,
-        problem=judged.problem,
-        reference=case.reference,
-        tolerance=case.tolerance,
-        outputs=judged.outputs,
-    )
-
-
-def _family(distribution: str) -> str:
-    """One runtime is packaged under several names; judged by its sibling, it is judged by itself."""
-    return re.split(r"[-_]", distribution.lower(), maxsplit=1)[0]
-
-
-def _memory(trials: Sequence[TrialLine]) -> MemoryFacts | None:
-    known = [t.memory for t in trials if t.memory]
-    if not known:
-        return None
-    return MemoryFacts(
-        loaded_rss_bytes=max((m.loaded_rss_bytes for m in known if m.loaded_rss_bytes is not None), default=None),
-        peak_rss_bytes=max((m.peak_rss_bytes for m in known if m.peak_rss_bytes is not None), default=None),
-    )
-
-
-def _largest(values: list[float | None]) -> float | None:
-    """The largest, or None where one of them is not known: that one may have been larger."""
-    known = [v for v in values if v is not None]
-    return max(known) if known and len(known) == len(values) else None
-
-
-def _evidence(
-    case: CaseLine,
-    trials: Sequence[TrialLine],
-    used: Sequence[TrialLine],
-    quiet: Sequence[TrialLine],
-    end: EndLine | None,
-) -> EvidenceFacts:
-    loads = [t.load for t in used if t.load]
-    return EvidenceFacts(
-        foreign_cpu=_largest([x.foreign_cpu for x in loads]),
-        max_foreign_cpu=case.max_foreign_cpu,
-        steal=_largest([x.steal for x in loads]),
-        load_reason=next((x.reason for x in loads if x.reason), ""),
-        involuntary_switches=sum(x.involuntary_switches for x in loads),
-        major_faults=sum(x.major_faults for x in loads),
-        placement=next((t.placement for t in used if t.placement), None),
-        trials=len(trials),
-        trials_wanted=case.trials_wanted,
-        trials_noisy=len(trials) - len(quiet),
-        complete=end is not None,
-    )

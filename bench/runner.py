@@ -14,16 +14,25 @@ from bench import record, reference
 from bench.artifacts import Prepared, identity, prepare
 from bench.cache import key_of
 from bench.errors import BenchError
+from bench.fold import fold, noisy
 from bench.interface import Options, OptionValue, Plan
+from bench.measure.scenarios import Scenario
 from bench.models import Resolved
-from bench.parity.compare import BLIND, TOLERANCES, Tolerance, movement
-from bench.record import CaseFacts, CaseLine, EndLine, Record, TrialLine, fold, noisy
+from bench.parity.compare import BLIND, TOLERANCES, Tolerance, movement, not_finite
+from bench.plausible.operations import counted
+from bench.plausible.peaks import Peaks
+from bench.record import CaseFacts, CaseLine, EndLine, Record, TrialLine
 from bench.redact import public
 from bench.registry import Registered
 from bench.store import RunFile, now
-from bench.trial import Place, TrialPlan, error_facts, run_trial
+from bench.trial import Place, TrialPlan, Wait, error_facts, run_trial
 
-SCENARIO = "single-stream"
+# After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
+WAIT_AFTER_NOISE_S = 5.0
+# A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
+# the noise of one reading (1 C). Rule of thumb.
+COOL_WITHIN_C = 2.0
+TOO_WIDE = "as many trials as allowed; the interval is wider than the target"
 # Further trials when others were using the machine: as many again, and no more.
 NOISE_FACTOR = 2
 
@@ -39,16 +48,21 @@ class Case:
     batch: int | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     """File options of the run (custom-operator libraries): whoever judges needs them too."""
+    scenario: Scenario = field(default_factory=Scenario)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How thoroughly to measure, and by which tolerance to judge (None: the precision's own)."""
 
-    trials: int = 3
+    trials: int = 6
     plan: Plan = field(default_factory=Plan)
     tolerance: Tolerance | None = None
     max_foreign_cpu: float = record.MAX_FOREIGN_CPU
+    cooldown_s: float | None = None
+    """Before every trial, wait at most so long until the machine is quiet, and as cool as before the first."""
+    max_trials: int = 0
+    """So many in all where the interval over processes is wider than the plan's target after `trials`."""
 
 
 class Progress(Protocol):
@@ -67,8 +81,8 @@ class Progress(Protocol):
 class _Running:
     """A case on its way: what it needs for its next trial, and the trials it has."""
 
-    def __init__(self, case: Case, settings: Settings, file: RunFile) -> None:
-        self.case, self._settings, self._file = case, settings, file
+    def __init__(self, case: Case, settings: Settings, file: RunFile, peaks: Peaks) -> None:
+        self.case, self._settings, self._file, self._peaks = case, settings, file, peaks
         self.title = f"{case.resolved.model.name} on {case.backend.name}"
         self._id = secrets.token_hex(8)
         self._tolerance = settings.tolerance or default_tolerance(case)
@@ -76,6 +90,7 @@ class _Running:
         self._plan: TrialPlan | None = None
         self._trials: list[TrialLine] = []
         self._end: EndLine | None = None
+        self.goal = settings.trials
 
     def begin(self, place: Place) -> None:
         """Reference outputs and artefact. A failure ends the case."""
@@ -89,6 +104,8 @@ class _Running:
         except BenchError as caught:
             error = error_facts(caught, phase)
         self._line = _with_facts(self._line, resolved, prepared)
+        if prepared is not None:
+            self._line = _with_work(self._line, self.case, place, self._peaks)
         self._file.append(self._line)
         if prepared is None:
             self.end("it could not be prepared", error)
@@ -102,26 +119,42 @@ class _Running:
             data_sets=resolved.data_sets,
             tolerance=self._tolerance,
             plan=self._settings.plan,
+            scenario=self.case.scenario,
         )
 
-    def trial(self, place: Place) -> None:
+    def trial(self, place: Place, wait: Wait | None) -> TrialLine:
         """One more trial, written down before this returns."""
         assert self._plan is not None
-        line = run_trial(place, self._plan, len(self._trials))
+        line = run_trial(place, self._plan, len(self._trials), wait)
         self._file.append(line)
         self._trials.append(line)
+        return line
 
     def wants_more(self) -> str:
-        """Empty while another trial is wanted, else why none is."""
-        wanted = self._settings.trials
+        """Empty while another trial is wanted, else why none is.
+
+        After the wanted trials it is looked once whether the interval is narrow enough; if not, the rest of the trials
+        that are allowed are run, without another look: every look makes the interval err more often.
+        """
         if self._trials and self._trials[-1].error:
             return "a trial failed"
         if any(t.parity and not t.parity.passed for t in self._trials):
             return "its answers are wrong"
         quiet = sum(not noisy(t, self._settings.max_foreign_cpu) for t in self._trials)
-        if quiet >= wanted:
+        if quiet >= self.goal:
+            reason = self._precision()
+            if reason != TOO_WIDE or self.goal >= self._settings.max_trials:
+                return reason
+            self.goal = self._settings.max_trials
+        return "the machine stayed busy" if len(self._trials) >= self.goal * NOISE_FACTOR else ""
+
+    def _precision(self) -> str:
+        """How the interval over processes compares with the target, where the median is the headline."""
+        latency, target = self.record().latency, self._settings.plan.target
+        median = self.case.scenario.name == "single-stream"
+        if target is None or not median or latency is None or latency.p50_ci_relative is None:
             return "enough trials"
-        return "the machine stayed busy" if len(self._trials) >= wanted * NOISE_FACTOR else ""
+        return TOO_WIDE if latency.p50_ci_relative > target else "precise enough"
 
     def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
         self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error)
@@ -132,10 +165,28 @@ class _Running:
         return self._end is not None
 
     def trials_left(self) -> int:
-        return 0 if self.ended else max(1, self._settings.trials - len(self._trials))
+        return 0 if self.ended else max(1, self.goal - len(self._trials))
 
     def record(self) -> Record:
         return fold(self._line, self._trials, self._end)
+
+
+class _Calm:
+    """What to wait for before the next trial: always with `cooldown_s`, else for a moment after a noisy trial."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._noisy = False
+        self._max_c: float | None = None
+
+    def wait(self) -> Wait | None:
+        seconds = self._settings.cooldown_s or (WAIT_AFTER_NOISE_S if self._noisy else None)
+        return Wait(seconds, self._settings.max_foreign_cpu, self._max_c) if seconds else None
+
+    def learn(self, line: TrialLine) -> None:
+        self._noisy = noisy(line, self._settings.max_foreign_cpu)
+        if self._max_c is None and line.waited and line.waited.temperature_c is not None:
+            self._max_c = line.waited.temperature_c + COOL_WITHIN_C
 
 
 def run_cases(
@@ -155,11 +206,13 @@ def run_cases(
         BenchError: the results folder cannot be written. Nothing else: what goes wrong with a case is in its record.
     """
     with RunFile(results, machine, run) as file:
-        running = [_Running(case, settings, file) for case in cases]
-        for number in range(settings.trials * NOISE_FACTOR):
+        peaks = Peaks(place, machine)
+        running = [_Running(case, settings, file, peaks) for case in cases]
+        calm = _Calm(settings)
+        for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
             for case in running if number % 2 == 0 else reversed(running):
                 if not case.ended:
-                    _one_trial(case, number, running, place, settings, progress, out_of_time)
+                    _one_trial(case, number, running, place, settings, calm, progress, out_of_time)
         return [case.record() for case in running]
 
 
@@ -169,6 +222,7 @@ def _one_trial(
     running: Sequence[_Running],
     place: Place,
     settings: Settings,
+    calm: _Calm,
     progress: Progress,
     out_of_time: Callable[[], bool],
 ) -> None:
@@ -179,11 +233,11 @@ def _one_trial(
             case.end("the budget is spent")
         progress.case_ended(case.record())
         return
-    progress.trial_begins(case.title, number + 1, settings.trials)
+    progress.trial_begins(case.title, number + 1, case.goal)
     if number == 0:
         case.begin(place)
     if not case.ended:
-        case.trial(place)
+        calm.learn(case.trial(place, calm.wait()))
         if reason := case.wants_more():
             case.end(reason)
     progress.trial_ended(sum(c.trials_left() for c in running))
@@ -217,8 +271,12 @@ def case_facts(case: Case) -> CaseFacts:
             precision=options.precision,
             cpus=list(options.cpus),
             batch=case.batch,
-            scenario=SCENARIO,
+            scenario=case.scenario.name,
             extra=dict(sorted(extra.items())),
+            streams=case.scenario.streams,
+            samples_per_query=case.scenario.samples_per_query,
+            rate=case.scenario.rate,
+            latency_bound_ns=case.scenario.latency_bound_ns,
         ),
     )
 
@@ -228,8 +286,15 @@ def _told(value: OptionValue) -> OptionValue:
 
 
 def cell_of(facts: CaseFacts) -> str:
-    """The cell that a case belongs to every night: model, backend, device and options, but no versions."""
-    return key_of(msgspec.to_builtins(facts))[:16]
+    """The cell that a case belongs to every night: model, backend, device and options, but no versions.
+
+    An option that came later and was not given changes nothing: the cells of older records stay theirs.
+    """
+    data = msgspec.to_builtins(facts)
+    for field_ in msgspec.structs.fields(record.OptionFacts):
+        if not field_.required and data["options"][field_.name] == field_.default:
+            del data["options"][field_.name]
+    return key_of(data)[:16]
 
 
 def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, tolerance: Tolerance) -> CaseLine:
@@ -246,6 +311,8 @@ def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, to
         case=facts,
         source=Path(case.resolved.reference).name,
         trials_wanted=settings.trials,
+        target=settings.plan.target,
+        trials_max=max(settings.trials, settings.max_trials),
         max_foreign_cpu=settings.max_foreign_cpu,
         tolerance=record.ToleranceFacts(
             name=tolerance.name,
@@ -263,8 +330,30 @@ def _with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None) -
     facts = _reference_facts(resolved)
     if facts and facts.moved is not None and facts.moved < BLIND:
         notes.append(f"input-blind: the reference output moves by {facts.moved:.2%} of its norm between two inputs")
+    if odd := not_finite([d.expected for d in resolved.data_sets if d.expected]):
+        notes.append(f"not finite: the reference output {', '.join(odd)} holds NaN or infinity")
     return msgspec.structs.replace(
         line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
+    )
+
+
+def _with_work(line: CaseLine, case: Case, place: Place, peaks: Peaks) -> CaseLine:
+    """With what the model computes and what the place can do at most. The case is measured without them, too."""
+    counts, found = None, None
+    reason = ""
+    try:
+        counts = counted(case.resolved.model, place.cache)
+        if counts.macs:
+            found = peaks.of(case.backend, case.options)
+        else:
+            reason = "the model multiplies nothing that is counted"
+    except BenchError as error:
+        reason = public(error.message)
+    return msgspec.structs.replace(
+        line,
+        counts=msgspec.convert(counts, record.CountFacts | None, from_attributes=True),
+        peaks=msgspec.convert(found, record.PeakFacts | None),
+        work_reason=reason,
     )
 
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BenchError, RecordError
-from bench.record import CaseLine, EndLine, Line, Record, TrialLine, decode_line, encode_line, fold
+from bench.fold import fold
+from bench.record import CaseLine, EndLine, Line, Record, TrialLine, decode_line, encode_line
 
 
 def now() -> str:

@@ -9,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import msgspec
+
 from bench import __version__, record
 from bench.cache import Cache
 from bench.errors import BackendUnavailable, BenchError
+from bench.fold import worst_first
 from bench.hosts.base import Host
 from bench.interface import Artifact, Options, Outputs, Plan, Probe
+from bench.measure.scenarios import Scenario, longest_s
 from bench.models import DataSet
 from bench.parity.compare import OutputParity, ParityReport, Tolerance, compare
 from bench.redact import public
@@ -56,6 +60,15 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Before a trial, wait at most so long for others to use less of the machine, and for it to be no hotter."""
+
+    seconds: float
+    max_foreign_cpu: float
+    max_temperature_c: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """A worker whose child has imported its runtime."""
 
@@ -64,6 +77,7 @@ class Started:
     environment: Mapping[str, Any]
     start_s: float
     import_s: float
+    waited: record.WaitedFacts | None = None
 
 
 def probe(place: Place, backend: Registered) -> Probe:
@@ -79,7 +93,9 @@ def probe(place: Place, backend: Registered) -> Probe:
 
 
 @contextmanager
-def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purpose: str) -> Iterator[Started]:
+def started(
+    place: Place, backend: Registered, cpus: Sequence[int] = (), *, purpose: str, wait: Wait | None = None
+) -> Iterator[Started]:
     """A leased worker with a fresh child for this backend, ended on the way out.
 
     Raises:
@@ -90,6 +106,7 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
     with Worker(place.host, str(place.host.put(code, key)), connect_s=place.limits.connect) as worker:
         holder = f"deploybench {purpose} (process {os.getpid()}, since {now()})"
         _lease(worker, place, holder)
+        waited = _quiet(worker, place, wait) if wait else None
         begin = time.perf_counter()
         facts, _ = worker.ask("start", {"backend": backend.spec, "cpus": list(cpus)}, limit_s=limits.start)
         start_s = time.perf_counter() - begin
@@ -108,6 +125,7 @@ def started(place: Place, backend: Registered, cpus: Sequence[int] = (), *, purp
             {**answer["environment"], "numpy": facts["numpy"], "deploybench": __version__},
             start_s,
             import_s,
+            waited,
         )
 
 
@@ -123,6 +141,18 @@ def _lease(worker: Worker, place: Place, holder: str) -> None:
         worker.ask("lease", args, phase="connect", limit_s=place.limits.lease - SAY_AFTER_S)
 
 
+def _quiet(worker: Worker, place: Place, wait: Wait) -> record.WaitedFacts:
+    """Have the machine quiet and cool, if it gets so in time: there, before anything of ours runs."""
+    place.say(f"waiting for the machine to be quiet, at most {wait.seconds:g} s")
+    args = {
+        "wait_s": wait.seconds,
+        "max_foreign_cpu": wait.max_foreign_cpu,
+        "max_temperature_c": wait.max_temperature_c,
+    }
+    answer, _ = worker.ask("quiet", args, phase="connect", limit_s=wait.seconds + place.limits.connect)
+    return record.WaitedFacts(**answer)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
     """What one trial of a case does."""
@@ -135,6 +165,7 @@ class TrialPlan:
     data_sets: Sequence[DataSet]
     tolerance: Tolerance
     plan: Plan
+    scenario: Scenario = field(default_factory=Scenario)
 
 
 class _Trial:
@@ -154,15 +185,16 @@ class _Trial:
         self._devices: tuple[str, ...] = ()
 
     def line(self) -> record.TrialLine:
-        worst = max(self._judged, key=record.worst_first, default=None)
+        worst = max(self._judged, key=worst_first, default=None)
         return record.TrialLine(**self._facts, parity=worst)
 
     def fail(self, error: record.ErrorFacts) -> None:
         self._facts["error"] = error
 
-    def run(self, place: Place) -> None:
+    def run(self, place: Place, wait: Wait | None) -> None:
         plan = self._plan
-        with started(place, plan.backend, plan.options.cpus, purpose=plan.backend.name) as ready:
+        with started(place, plan.backend, plan.options.cpus, purpose=plan.backend.name, wait=wait) as ready:
+            self._facts["waited"] = ready.waited
             self._facts |= {"environment": dict(ready.environment), "runtimes": dict(ready.probe.runtimes)}
             self._devices = ready.probe.devices
             cold = record.ColdFacts(start_s=ready.start_s, import_s=ready.import_s)
@@ -194,24 +226,35 @@ class _Trial:
 
     def _measure(self, worker: Worker, limits: Limits, loaded_rss_bytes: int | None) -> None:
         plan = self._plan.plan
+        args: dict[str, Any] = {"plan": asdict(plan)}
         limit_s = plan.max_s + plan.warmup_max_s + limits.measure
-        answer, body = worker.ask("measure", {"plan": asdict(plan)}, limit_s=limit_s)
+        scenario = self._plan.scenario
+        if scenario.name != "single-stream":
+            args |= {"scenario": asdict(scenario), "seed": self._facts["index"]}
+            cores = int(self._facts["environment"].get("cores") or 1)
+            limit_s = longest_s(scenario, plan, cores) + limits.load + limits.measure
+        answer, body = worker.ask("measure", args, limit_s=limit_s)
         reader = Unpacker(body)
         series = [
             record.Series(scope=s["scope"], clock=s["clock"], samples_ns=reader.value(s["samples"]).tolist())
             for s in answer["series"]
         ]
-        outputs = {name: reader.value(tree) for name, tree in answer["outputs"].items()}
-        self._judge(outputs, answer["feed_index"], "verify")
+        for made in answer.get("streams") or [answer]:  # what every session of the loop answered last
+            outputs = {name: reader.value(tree) for name, tree in made["outputs"].items()}
+            self._judge(outputs, made["feed_index"], "verify")
         placement = record.PlacementFacts(**answer["placement"], affinity=answer["affinity"])
         memory = record.MemoryFacts(loaded_rss_bytes=loaded_rss_bytes, peak_rss_bytes=answer["peak_rss_bytes"])
         self._facts |= {
             "series": series,
+            "throughput": msgspec.convert(answer.get("throughput"), record.StreamsFacts | None),
+            "server": msgspec.convert(answer.get("server"), record.ServerFacts | None),
             "warmup_count": answer["warmup_count"],
             "stopped_by": answer["stopped_by"],
+            "warmup_ended_by": answer["warmup_ended_by"],
             "bracket_ns": answer["bracket_ns"],
             "fits": answer["fits"],
             "load": record.LoadFacts(**answer["load"]),
+            "observed": msgspec.convert(answer.get("observed"), record.ObservedFacts | None),
             "memory": memory,
             "placement": placement,
         }
@@ -229,11 +272,11 @@ class _Trial:
         self.fail(record.ErrorFacts(phase="verify", kind="mismatch", error="BenchError", message=message))
 
 
-def run_trial(place: Place, plan: TrialPlan, index: int) -> record.TrialLine:
+def run_trial(place: Place, plan: TrialPlan, index: int, wait: Wait | None = None) -> record.TrialLine:
     """The line of one trial; a failure of any kind is in it, never raised."""
     trial = _Trial(index, plan)
     try:
-        trial.run(place)
+        trial.run(place, wait)
     except BenchError as error:
         trial.fail(error_facts(error, "connect"))
     return trial.line()

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from bench.interface import Packed
 from bench.parity import compare as parity
-from bench.parity.compare import TOLERANCES, Tolerance, compare, movement, parse_tolerance
+from bench.parity.compare import TOLERANCES, Tolerance, compare, movement, not_finite, parse_tolerance
 
 FP32 = TOLERANCES["fp32"]
 NOTHING = Tolerance("none", 0.0, 0.0, "nothing is allowed")
@@ -462,3 +462,9 @@ print(time.process_time() - begin)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.02
+
+
+def test_what_is_not_finite_is_named():
+    fine, odd = np.ones(3, np.float32), np.array([1, np.inf], np.float32)
+    assert not_finite([{"a": fine, "b": odd, "c": np.arange(3)}, {"a": fine, "b": fine, "c": None}]) == ["b"]
+    assert not_finite([]) == []

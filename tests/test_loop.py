@@ -53,8 +53,9 @@ def constant(clock, ns):
     return Steps(clock, itertools.repeat(ns))
 
 
-def plan(count=1, min_s=0.0, max_s=NEVER, warm=(1, 0.0, NEVER)):
-    return Plan(count, min_s, max_s, *warm)
+def plan(count=1, min_s=0.0, max_s=NEVER, warm=(1, 0.0, 0.0), target=None):
+    """A plan whose warm-up is one inference, unless it says otherwise."""
+    return Plan(count, min_s, max_s, *warm, target)
 
 
 def feeds(count):
@@ -63,7 +64,7 @@ def feeds(count):
 
 def test_samples_are_what_the_runs_took(clock):
     times = [5 * MS, 100 * MS, 300 * MS, 200 * MS]
-    samples, bracket = loop.measure(Steps(clock, times), feeds(1), plan(count=3, warm=(1, 0.0, NEVER)))
+    samples, bracket = loop.measure(Steps(clock, times), feeds(1), plan(count=3))
     (series,) = samples.series
     assert (series.scope, series.clock) == ("end_to_end", "host")
     assert series.samples_ns.dtype == np.int64
@@ -99,6 +100,43 @@ def test_the_longest_time_ends_it_whatever_is_missing(clock, ns):
     assert len(samples.series[0].samples_ns) >= 6
 
 
+def noisy(clock, ns, share, seed=1):
+    random = np.random.default_rng(seed)
+    return Steps(clock, (int(ns * (1 + share * random.standard_normal())) for _ in itertools.count()))
+
+
+def test_it_ends_when_the_median_is_precise(clock):
+    """1.25 standard errors of the mean, twice: 5 % of noise take about 150 samples for 1 %, 0.5 % take the minimum."""
+    samples, _ = loop.measure(noisy(clock, 10 * MS, 0.05), feeds(1), plan(count=11, target=0.01))
+    assert samples.stopped_by == "precise enough"
+    assert 60 < len(samples.series[0].samples_ns) < 500
+    samples, _ = loop.measure(noisy(clock, 10 * MS, 0.005), feeds(1), plan(count=20, target=0.01))
+    assert samples.stopped_by == "precise enough"
+    assert 20 <= len(samples.series[0].samples_ns) <= 22
+
+
+def test_both_minimums_hold_however_precise_it_is(clock):
+    samples, bracket = loop.measure(constant(clock, 1000), feeds(1), plan(count=3, min_s=0.5, target=0.5))
+    assert bracket >= 0.5e9
+    assert samples.stopped_by == "precise enough"
+    samples, _ = loop.measure(constant(clock, 100 * MS), feeds(1), plan(count=30, target=0.5))
+    assert len(samples.series[0].samples_ns) == 30
+
+
+def test_it_gives_up_precision_at_the_longest_time(clock):
+    samples, bracket = loop.measure(noisy(clock, 10 * MS, 0.2), feeds(1), plan(count=11, max_s=1.0, target=0.001))
+    assert samples.stopped_by == "time limit"
+    assert 1e9 <= bracket <= 1e9 + 2 * loop.CHUNK_NS
+
+
+def test_precision_is_looked_at_a_dozen_times(clock, monkeypatch):
+    looks = []
+    monkeypatch.setattr(loop.stats, "precise", lambda samples, target: looks.append(len(samples)))
+    loop.measure(constant(clock, MS), feeds(1), plan(count=11, min_s=0.5, max_s=10.0, target=0.01))
+    assert 8 <= len(looks) <= 16
+    assert np.all(np.diff(looks) > 0.2 * np.array(looks[:-1]))
+
+
 def test_at_least_one_sample(clock):
     samples, _ = loop.measure(constant(clock, 1000 * MS), feeds(1), plan(count=0, max_s=0.0, warm=(0, 0.0, 0.0)))
     assert len(samples.series[0].samples_ns) == 1
@@ -116,25 +154,27 @@ def test_feeds_rotate_and_the_last_is_named(clock, count, ns):
 
 
 @pytest.mark.parametrize(
-    ("warm", "ns", "count"),
+    ("warm", "count", "ended_by"),
     [
-        ((5, 0.0, NEVER), 100 * MS, 5),
-        ((0, 0.95, NEVER), 100 * MS, 10),
-        ((3, 0.95, NEVER), 100 * MS, 10),
-        ((20, 0.95, NEVER), 100 * MS, 20),
-        ((10**9, 0.0, 0.95), 100 * MS, 10),
-        ((3, 5.0, 0.0), 100 * MS, 1),
+        ((5, 0.0, NEVER), 6, "steady"),  # the fewest that can be seen to be steady
+        ((0, 0.95, NEVER), 10, "steady"),
+        ((3, 0.95, NEVER), 10, "steady"),
+        ((20, 0.95, NEVER), 20, "steady"),
+        ((10**9, 0.0, 0.95), 10, "limit"),
+        ((3, 5.0, 0.0), 1, "limit"),
     ],
 )
-def test_warm_up(clock, warm, ns, count):
+def test_warm_up(clock, warm, count, ended_by):
+    ns = 100 * MS
     samples, bracket = loop.measure(constant(clock, ns), feeds(2), plan(count=2, warm=warm))
     assert samples.warmup_count == count
+    assert samples.warmup_ended_by == ended_by
     assert bracket < 3 * ns, "the warm-up is not in the bracket"
 
 
 def test_one_slow_first_run_does_not_spoil_the_stop_rule(clock):
     session = Steps(clock, itertools.chain([3000 * MS], itertools.repeat(1000)))
-    _, bracket = loop.measure(session, feeds(1), plan(count=1, max_s=0.1, warm=(3, 0.0, NEVER)))
+    _, bracket = loop.measure(session, feeds(1), plan(count=1, max_s=0.1, warm=(3, 0.0, 4.0)))
     assert bracket <= 0.1e9 + 2 * loop.CHUNK_NS
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import fold as folds
 from bench import record as r
 from bench.errors import RecordError
 from bench.report import words
@@ -93,7 +94,7 @@ def test_bytes_that_are_no_text_do_not_stop_a_line():
     """A file's name need not be UTF-8; Python hands such bytes on as lone surrogates, which JSON lacks."""
     line = replace(CASE, source="caf\udce9.onnx", notes=["\udce9"])
     assert r.decode_line(r.encode_line(line)).source == "caf?.onnx"
-    record = r.fold(line, [TRIAL], END)
+    record = folds.fold(line, [TRIAL], END)
     assert r.Record.from_json(record.to_json()).notes == ["?"]
 
 
@@ -144,7 +145,7 @@ def test_another_schema_says_what_to_do(schema, hint):
     data = json.loads(r.encode_line(END)) | {"schema": schema}
     with pytest.raises(RecordError, match=hint):
         r.decode_line(json.dumps(data).encode())
-    record = json.loads(r.fold(CASE, [TRIAL], END).to_json()) | {"schema": schema}
+    record = json.loads(folds.fold(CASE, [TRIAL], END).to_json()) | {"schema": schema}
     with pytest.raises(RecordError, match=hint):
         r.Record.from_json(json.dumps(record).encode())
 
@@ -234,7 +235,7 @@ OK3 = [trial(0), trial(1), trial(2)]
     ],
 )
 def test_the_status_of_a_case(status, trials, end):
-    record = r.fold(QUIET, trials, end)
+    record = folds.fold(QUIET, trials, end)
     assert record.status == status
     assert bool(record.why) is (status != "ok")
     assert words.published(record) is (status == "ok")
@@ -243,19 +244,19 @@ def test_the_status_of_a_case(status, trials, end):
 
 
 def test_a_record_keeps_the_error_beside_the_verdict():
-    record = r.fold(QUIET, [trial(0, parity=False, series=False, error=failure("Crashed"))], ended())
+    record = folds.fold(QUIET, [trial(0, parity=False, series=False, error=failure("Crashed"))], ended())
     assert record.status == "wrong"
     assert record.error.error == "Crashed"
     assert record.why == "y: off"
 
 
 def test_without_a_reference_nothing_is_ok():
-    assert r.fold(replace(QUIET, reference=None), OK3, ended()).status == "failed"
+    assert folds.fold(replace(QUIET, reference=None), OK3, ended()).status == "failed"
 
 
 def test_any_load_is_accepted_where_all_was_asked_for():
     case = replace(QUIET, max_foreign_cpu=1.0)
-    record = r.fold(case, [trial(0, foreign=0.9), trial(1, foreign=None), trial(2)], ended())
+    record = folds.fold(case, [trial(0, foreign=0.9), trial(1, foreign=None), trial(2)], ended())
     assert record.status == "ok"
     assert record.evidence.foreign_cpu is None
     assert record.evidence.load_reason == "no /proc/stat"
@@ -264,19 +265,19 @@ def test_any_load_is_accepted_where_all_was_asked_for():
 
 def test_latency_is_of_the_quiet_trials_alone():
     noisy = trial(0, foreign=BUSY, samples=[1000] * 40)
-    record = r.fold(QUIET, [noisy, trial(1, samples=[5, 6]), trial(2, samples=[7])], ended())
+    record = folds.fold(QUIET, [noisy, trial(1, samples=[5, 6]), trial(2, samples=[7])], ended())
     assert record.latency.samples_ns == [5, 6, 7]
     assert record.latency.trial_p50_ns == [5, 7]
     assert record.evidence.trials_noisy == 1
     assert record.evidence.foreign_cpu == 0
-    busy = r.fold(QUIET, [noisy], ended())
+    busy = folds.fold(QUIET, [noisy], ended())
     assert busy.latency.n == 40
     assert busy.status == "noisy"
 
 
 def test_every_scope_is_kept_and_the_first_leads():
     series = [r.Series(scope=s, clock=c, samples_ns=[1, 2]) for s, c in (("end_to_end", "host"), ("compute", "device"))]
-    record = r.fold(QUIET, [replace(t, series=series) for t in OK3], ended())
+    record = folds.fold(QUIET, [replace(t, series=series) for t in OK3], ended())
     assert [(x.scope, x.clock, x.n) for x in record.latencies] == [("end_to_end", "host", 6), ("compute", "device", 6)]
     assert record.latency == record.latencies[0]
 
@@ -301,13 +302,13 @@ ENDS = st.sampled_from([None, ended(), ended(error=failure("UnsupportedModel"))]
 def test_the_order_of_lines_does_not_matter(trials, end, shuffler):
     shuffled = list(trials)
     shuffler.shuffle(shuffled)
-    assert r.fold(QUIET, shuffled, end) == r.fold(QUIET, trials, end)
+    assert folds.fold(QUIET, shuffled, end) == folds.fold(QUIET, trials, end)
 
 
 @settings(max_examples=300)
 @given(TRIALS, ENDS)
 def test_ok_says_all_that_it_promises(trials, end):
-    record = r.fold(QUIET, trials, end)
+    record = folds.fold(QUIET, trials, end)
     assert r.Record.from_json(record.to_json()) == record
     if record.status != "ok":
         assert record.why
@@ -330,13 +331,13 @@ def test_one_bad_trial_more_never_makes_a_case_ok(trials, data):
             [trial(9, parity=False), trial(9, fits=False), trial(9, series=False, error=failure("Crashed"))]
         )
     )
-    assert r.fold(QUIET, [*trials, bad], ended()).status != "ok"
+    assert folds.fold(QUIET, [*trials, bad], ended()).status != "ok"
 
 
 def test_a_worse_parity_stands_for_the_case():
     mild, bad = (replace(TRIAL.parity, outputs=[replace(TRIAL.parity.outputs[0], exceed=e)]) for e in (0.1, 0.9))
     trials = [replace(t, parity=p) for t, p in zip(OK3, (mild, bad, mild), strict=True)]
-    assert r.fold(QUIET, trials, ended()).parity.outputs[0].exceed == 0.9
+    assert folds.fold(QUIET, trials, ended()).parity.outputs[0].exceed == 0.9
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_a_worse_parity_stands_for_the_case():
 )
 def test_a_runtime_is_not_judged_by_itself_unseen(producer, runtimes, independent):
     case = replace(QUIET, reference=replace(CASE.reference, producer=producer))
-    record = r.fold(case, [replace(t, runtimes=runtimes) for t in OK3], ended())
+    record = folds.fold(case, [replace(t, runtimes=runtimes) for t in OK3], ended())
     assert record.parity.independent is independent
     assert ("ᵃ" in words.marks_of(record)) is not independent
 
@@ -361,7 +362,7 @@ def test_a_trial_that_died_early_does_not_hide_the_environment():
     early = replace(
         trial(3, series=False, parity=None, error=failure("Timeout", "connect")), environment={}, runtimes={}
     )
-    record = r.fold(QUIET, [*OK3, early], ended())
+    record = folds.fold(QUIET, [*OK3, early], ended())
     assert record.environment["cpu"] == TRIAL.environment["cpu"]
     assert record.environment["runtimes"] == TRIAL.runtimes
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bench
+from bench import fold as folds
 from bench import record as r
 from bench.errors import UsageError
 from bench.parity.compare import Tolerance, compare, parse_tolerance
@@ -92,23 +93,23 @@ END = r.EndLine(schema=1, id="", stopped_by="enough trials")
 
 
 def ok(*args, medians=(6.5, 6.41, 6.62), **more):
-    return r.fold(case(*args, **more), trials(*medians), END)
+    return folds.fold(case(*args, **more), trials(*medians), END)
 
 
 def failed(error, message, hint="", *args, **more):
     facts = r.ErrorFacts(phase="prepare", kind="x", error=error, message=message, hint=hint)
-    return r.fold(case(*args, **more), [], replace(END, stopped_by="it could not be prepared", error=facts))
+    return folds.fold(case(*args, **more), [], replace(END, stopped_by="it could not be prepared", error=facts))
 
 
 def wrong(exceed=20.3, grade="fp16", **output):
     facts = replace(TRIAL.parity.outputs[0], passed=False, exceed=exceed, problem="off", **output)
     judged = replace(TRIAL.parity, passed=False, grade=grade, problem="y: off by 0.01 of its scale", outputs=[facts])
-    return r.fold(case(backend="ncnn"), trials(5, parity=judged), END)
+    return folds.fold(case(backend="ncnn"), trials(5, parity=judged), END)
 
 
 def everything():
     """Records of every kind that a table has to show."""
-    noisy = r.fold(case(backend="mnn"), trials(9, 30, 99, foreign=0.31), END)
+    noisy = folds.fold(case(backend="mnn"), trials(9, 30, 99, foreign=0.31), END)
     return [
         ok(),
         wrong(),
@@ -258,10 +259,11 @@ def test_a_cell_is_short_and_the_list_has_all():
         ("ᵈ", {"trials_wanted": 9}, {}),
         ("ᵉ", {"reference": replace(CASE.reference, producer="as supplied")}, {}),
         ("ᶠ", {"notes": ["input-blind: it moves by 0.1 %"]}, {}),
+        ("ᵍ", {"notes": ["not finite: the reference output y"]}, {}),
     ],
 )
 def test_a_number_that_needs_a_footnote_has_it(mark, line, trial):
-    record = r.fold(case(**line), trials(5, 6, 7, **trial), END)
+    record = folds.fold(case(**line), trials(5, 6, 7, **trial), END)
     assert record.status == "ok"
     text = markdown.document([record])
     assert f"){mark} |" in text
@@ -274,7 +276,7 @@ def test_a_number_without_reservations_has_no_footnote():
 
 
 def test_an_interrupted_run_has_its_mark():
-    record = r.fold(case(), trials(5, 6), None)
+    record = folds.fold(case(), trials(5, 6), None)
     assert "ᵈ" in words.cell(record)
 
 
@@ -302,7 +304,7 @@ def test_options_that_differ_stand_in_the_column_and_others_do_not():
 
 def test_another_scope_or_clock_stands_in_the_column():
     series = [r.Series(scope="compute", clock="device", samples_ns=[MS] * 64)]
-    record = r.fold(case(backend="tensorrt"), [replace(t, series=series) for t in trials(1, 1, 1)], END)
+    record = folds.fold(case(backend="tensorrt"), [replace(t, series=series) for t in trials(1, 1, 1)], END)
     head = rows(markdown.document([ok(), record]))[0]
     assert [c.strip() for c in head[1:]] == ["ort-cpu", "tensorrt (compute, device clock)"]
 
@@ -334,7 +336,7 @@ def test_the_newest_record_of_a_cell_counts():
 
 
 def test_trials_that_were_left_out_are_counted():
-    record = r.fold(case(), [*trials(5, 6, 7), *(replace(t, index=3) for t in trials(90, foreign=0.5))], END)
+    record = folds.fold(case(), [*trials(5, 6, 7), *(replace(t, index=3) for t in trials(90, foreign=0.5))], END)
     assert "| 3 of 4 |" in markdown.document([record])
 
 
@@ -371,7 +373,7 @@ def test_the_tolerance_that_is_advised_passes(expected, off):
     )
     judged = replace(TRIAL.parity, passed=False, grade="wrong", problem="y: off", outputs=[facts])
     tolerance = replace(CASE.tolerance, rtol=1e-4, atol_of_scale=1e-4)
-    record = r.fold(case(tolerance=tolerance), trials(5, parity=judged), END)
+    record = folds.fold(case(tolerance=tolerance), trials(5, parity=judged), END)
     advice = words.needed(record)
     if "--tolerance" in advice:
         assert compare({"y": reference}, {"y": got}, parse_tolerance(advice.rpartition(" ")[2])).passed

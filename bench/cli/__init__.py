@@ -20,6 +20,7 @@ VERBS = {
     "models": ("bench.cli.models", "List the catalogue of models, or show what a model takes and gives."),
     "backends": ("bench.cli.backends", "List the backends: what is available here, or why not and what would help."),
     "cache": ("bench.cli.cache", "List, limit or clean the cache of models and artefacts."),
+    "selfcheck": ("bench.cli.selfcheck", "Say how well this machine can measure, and what would quiet it."),
     "conformance": ("bench.cli.conformance", "Check a backend against the rules of the interface."),
     "completion": ("bench.cli.completion", "Print the completion script for your shell."),
 }

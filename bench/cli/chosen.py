@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.errors import UsageError
 from bench.hosts.base import Host
 from bench.hosts.local import LocalHost
 from bench.interface import Options, Probe
+from bench.measure.scenarios import Scenario
 from bench.models import resolve
 from bench.registry import Registered, complete_options, find, installed
 from bench.runner import Case
@@ -30,6 +31,7 @@ class Wanted:
     shapes: Sequence[str]
     extra: Sequence[str]
     cpus: str | None
+    scenario: Scenario = field(default_factory=Scenario)
 
 
 def place(device: str, cache: Cache, say: Callable[[str], None], limits: Limits | None = None) -> Place:
@@ -96,7 +98,9 @@ def cases(
     found = []
     for reference in dict.fromkeys(models):
         resolved = resolve(reference, where.cache, shapes=shapes, batch=wanted.batch, say=where.say)
-        found += [Case(resolved, r, where.device, options[r.name], wanted.batch, files) for r in chosen]
+        found += [
+            Case(resolved, r, where.device, options[r.name], wanted.batch, files, wanted.scenario) for r in chosen
+        ]
     return found
 
 

@@ -71,11 +71,26 @@ def _inspected(reference: str, cache_dir: Path) -> dict[str, Any]:
         "inputs": [f"{s.dtype} {onnxfile.describe({s.name: file.open_dims.get(s.name, ())})}" for s in found.inputs],
         "outputs": [f"{s.dtype or s.kind} {onnxfile.describe({s.name: s.shape or ()})}" for s in found.outputs],
         "operators": dict(sorted(operators.items(), key=lambda item: (-item[1], item[0]))),
+        **_work(file, path),
         "data sets": len(list(path.parent.glob("test_data_set_*"))),
     }
 
 
+def _work(file: Any, path: Path) -> dict[str, Any]:
+    """How much one inference computes, null where that depends on dimensions left open, and the number of weights."""
+    from bench.plausible.operations import count
+
+    counts = count(path)
+    sizes = (size for dims in file.open_dims.values() for size in dims or (None,))
+    gflop = 2 * counts.macs / 1e9 if all(isinstance(size, int) and size > 0 for size in sizes) else None
+    return {"gflop": gflop, "parameters": counts.parameters, "not counted": list(counts.uncounted)}
+
+
 def _text(value: Any) -> str:
+    if value is None:
+        return "depends on the dimensions left open"
+    if isinstance(value, float):
+        return f"{value:.3g}"
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in value.items())
     return ", ".join(value) if isinstance(value, list) else str(value)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.record import Record
-from bench.report import words
+from bench.report import loaded, words
 
 
 class Reporter:
@@ -56,7 +56,7 @@ class Reporter:
     def case_ended(self, result: Record) -> None:
         what = f"{result.case.model.name} on {result.case.backend}"
         if words.published(result):
-            text = f"{what}: {words.cell(result)} ms, error {words.error_of_scale(result)} of scale"
+            text = f"{what}: {loaded.cell(result)} {loaded.unit(result)}, error {words.error_of_scale(result)} of scale"
         else:
             text = f"{what}: {result.status}: {words.reason(result)}"
         left = "" if self._live or not self._title else f"  [{self._title}]"

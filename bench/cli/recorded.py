@@ -7,6 +7,7 @@ from pathlib import Path
 from bench import store
 from bench.errors import UsageError
 from bench.interface import Options
+from bench.measure.scenarios import Scenario
 from bench.models import resolve
 from bench.record import Record
 from bench.registry import complete_options
@@ -54,4 +55,11 @@ def case(record: Record, model: str | None, where: Place) -> Case:
         cpus=tuple(facts.options.cpus),
         extra=complete_options(backend, given),
     )
-    return Case(resolved, registered, facts.device, options, facts.options.batch)
+    scenario = Scenario(
+        name=facts.options.scenario,  # type: ignore[arg-type]
+        streams=facts.options.streams,
+        samples_per_query=facts.options.samples_per_query,
+        rate=facts.options.rate,
+        latency_bound_ns=facts.options.latency_bound_ns,
+    )
+    return Case(resolved, registered, facts.device, options, facts.options.batch, scenario=scenario)

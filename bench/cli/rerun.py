@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bench.cli.options import cache_option, json_option, results_option
-from bench.cli.run import measure, measure_options, parse_limits, show
+from bench.cli.run import check, measure, measure_options, parse_limits, show
 
 EXAMPLES = """\b
 Examples:
@@ -34,6 +34,7 @@ def command(ctx: click.Context, /, record: str, model: str | None, **settings: A
     from bench.cli import chosen, recorded
     from bench.cli.progress import Reporter
 
+    check(settings)
     old = recorded.find(record, settings["results"])
     with Reporter(quiet=settings["quiet"]) as reporter:
         cache, limits = Cache(settings["cache_dir"]), parse_limits(settings["limits"])

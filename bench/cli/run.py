@@ -19,33 +19,51 @@ from bench.cli.options import (
     results_option,
     stacked,
 )
+from bench.cli.scenario import parse, scenario_options
+
+# Six processes are the fewest that give an interval. If it is too wide, thirteen are the next number worth its time:
+# the interval leaves out two at either end and still holds with the look after six (bench/measure/stats.py).
+MAX_TRIALS = 13
 
 measure_options = stacked(
     click.option(
         "--trials",
         type=click.IntRange(1, 100),
-        default=3,
+        default=6,
         show_default=True,
-        help="Fresh processes per case; six give an interval.",
+        help="Fresh processes per case; fewer than six give no interval over processes.",
+    ),
+    click.option(
+        "--target",
+        default="1%",
+        show_default=True,
+        callback=lambda ctx, param, value: parse_target(value),
+        metavar="SHARE",
+        help="Half the width of the median's 95 % interval to stop at, as 1% or 0.01; `none`: the minimums do.",
+    ),
+    click.option(
+        "--max-trials",
+        type=click.IntRange(1, 100),
+        help=f"Trials of a case whose interval is wider than that.  [default: {MAX_TRIALS}, or --trials if more]",
     ),
     click.option(
         "--min-time",
         type=click.FloatRange(0, min_open=True),
-        default=1.0,
+        default=0.5,
         show_default=True,
         help="Seconds that a trial measures at least.",
     ),
     click.option(
         "--min-count",
         type=click.IntRange(1),
-        default=64,
+        default=11,
         show_default=True,
-        help="Inferences that a trial measures at least (64 give a p90).",
+        help="Inferences that a trial measures at least (64 in all trials give a p90).",
     ),
     click.option(
         "--max-time",
         type=click.FloatRange(0, min_open=True),
-        default=20.0,
+        default=10.0,
         show_default=True,
         help="Seconds after which a trial stops measuring.",
     ),
@@ -74,6 +92,12 @@ measure_options = stacked(
         show_default=True,
         help="Share of the CPU that others may use before a trial is noisy; 1 accepts all.",
     ),
+    click.option(
+        "--cooldown",
+        type=click.FloatRange(1, 3600),
+        metavar="SECONDS",
+        help="Before each trial, wait at most so long until the machine is quiet and cool.  [default: 5 after noise]",
+    ),
     click.option("--strict", is_flag=True, help="Exit 1 for every case that is not ok."),
     click.option("--quiet", is_flag=True, help="No progress on standard error."),
 )
@@ -84,6 +108,8 @@ Examples:
   deploybench run model.onnx --shape input=1,3,224,224 --threads 2 --trials 6
   deploybench run model.onnx -b ncnn --precision fp16 --tolerance fp16
   deploybench run model.onnx -b ort-cpu -o optimization=basic -o spinning=off --json
+  deploybench run resnet50 --scenario offline
+  deploybench run squeezenet -b ort-cpu --scenario server --latency-bound 15ms
 """
 
 
@@ -100,6 +126,7 @@ Examples:
 )
 @click.option("--device", default="local", show_default=True, help="Where to run.")
 @case_options
+@scenario_options
 @measure_options
 @results_option
 @cache_option
@@ -129,7 +156,8 @@ def command(
     from bench.cli import chosen
     from bench.cli.progress import Reporter
 
-    wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus)
+    check(settings)
+    wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus, parse(settings))
     with Reporter(quiet=settings["quiet"]) as reporter:
         cache, limits = Cache(settings["cache_dir"]), parse_limits(settings["limits"])
         where = chosen.place(device, cache, reporter.say, limits)
@@ -147,11 +175,19 @@ def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter
 
     plan = Plan(settings["min_count"], settings["min_time"], max(settings["max_time"], settings["min_time"]))
     plan = replace(plan, warmup_max_s=min(plan.warmup_max_s, plan.max_s))
+    plan = replace(plan, target=settings["target"])
     end = time.monotonic() + settings["budget"] if settings["budget"] else None
     return run_cases(
         cases,
         where,
-        Settings(settings["trials"], plan, _tolerance(settings["tolerance"]), settings["max_foreign_cpu"]),
+        Settings(
+            settings["trials"],
+            plan,
+            _tolerance(settings["tolerance"]),
+            settings["max_foreign_cpu"],
+            settings["cooldown"],
+            settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
+        ),
         results=settings["results"],
         machine=environment.collect().machine,
         run=new_run(),
@@ -207,6 +243,39 @@ def parse_limits(texts: Sequence[str]) -> Any:
         except ValueError:
             raise UsageError(f"--limit {text!r} has no number of seconds", "write --limit prepare=600") from None
     return limits
+
+
+def parse_target(text: str) -> float | None:
+    """`1%` or `0.01` as a share; `none` as None.
+
+    Raises:
+        UsageError: it is no number, or not between 0 and 100 %.
+    """
+    from bench.errors import UsageError
+
+    hint = "write --target 1%, --target 0.01, or --target none"
+    if text.strip().lower() == "none":
+        return None
+    try:
+        share = float(text.strip().removesuffix("%")) / (100 if "%" in text else 1)
+    except ValueError:
+        raise UsageError(f"--target {text!r} is no number", hint) from None
+    if not 0 < share < 1:
+        raise UsageError(f"--target {text!r} is not between 0 and 100 %: no measurement ends there", hint)
+    return share
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse what cannot be meant, before anything is made or run.
+
+    Raises:
+        UsageError: two options contradict each other.
+    """
+    from bench.errors import UsageError
+
+    trials, most = settings["trials"], settings["max_trials"]
+    if most is not None and most < trials:
+        raise UsageError(f"--max-trials {most} is less than --trials {trials}", "give --max-trials as many, or more")
 
 
 def _tolerance(text: str | None) -> Any:

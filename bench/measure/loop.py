@@ -9,6 +9,7 @@ import gc
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import cycle, islice
 from time import perf_counter_ns
 
@@ -16,11 +17,18 @@ import numpy as np
 
 from bench.errors import RunError
 from bench.interface import Feeds, Outputs, Plan, Samples, Series, Session
+from bench.measure import stats, steady
 
 # Between two looks at the stop rule the loop runs this long, so that the look costs nothing per iteration and yet a
 # limit is kept to within it. Rule of thumb: a thousandth of the shortest useful measurement is too fine, a tenth too
 # coarse.
 CHUNK_NS = 20_000_000
+# The warm-up is judged by one duration per stretch of this length, the median of its inferences: at most 2500 of them
+# in five seconds, however short an inference is.
+WARM_UP_CHUNK_NS = 2_000_000
+MAX_CHUNK = 100_000
+# Precision is looked at when the loop has lasted this much longer than at the look before: a dozen looks in all.
+LOOK_AGAIN = 1.25
 # A clock read twice in a row differs by about this much; what exceeds the bracket by more is impossible.
 BRACKET_SLACK_NS = 1_000
 
@@ -31,7 +39,7 @@ def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Sampl
     Raises:
         RunError: the backend gave no outputs, or its own clock gave samples that cannot be read.
     """
-    with _no_garbage_collection():
+    with no_garbage_collection():
         begin = perf_counter_ns()
         samples = session.measure(feeds, plan)
         if samples is None:
@@ -67,11 +75,12 @@ def fits(samples: Samples, bracket_ns: int) -> bool:
 
 def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
     """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket has no warm-up in it."""
-    warmup_count, typical_ns = _warm_up(run, feeds, plan)
-    chunk = int(max(1, min(100_000, CHUNK_NS // max(1, typical_ns))))
+    warm_up = _warm_up(run, feeds, plan)
+    chunk = int(max(1, min(MAX_CHUNK, CHUNK_NS // max(1, warm_up.typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
     rotation = cycle(feeds)
     done = 0
+    look_at_ns = 0.0
     outputs: Outputs = {}
     begin = perf_counter_ns()
     while True:
@@ -79,15 +88,22 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
         outputs = chunk_of(run, islice(rotation, chunk), samples.append)
         done += chunk
         elapsed = perf_counter_ns() - begin
+        minimums_met = done >= plan.min_count and elapsed >= plan.min_s * 1e9
+        if minimums_met and plan.target is None:
+            stopped_by = "minimums met"
+            break
+        if minimums_met and elapsed >= look_at_ns:
+            if stats.precise(np.frombuffer(samples, np.int64), plan.target or 0.0):
+                stopped_by = "precise enough"
+                break
+            look_at_ns = elapsed * LOOK_AGAIN
         if elapsed >= plan.max_s * 1e9:
             stopped_by = "time limit"
             break
-        if done >= plan.min_count and elapsed >= plan.min_s * 1e9:
-            stopped_by = "minimums met"
-            break
     bracket = perf_counter_ns() - begin
     series = Series("end_to_end", "host", np.array(samples, dtype=np.int64))
-    return Samples((series,), outputs, (done - 1) % len(feeds), warmup_count, stopped_by), bracket
+    last = (done - 1) % len(feeds)
+    return Samples((series,), outputs, last, warm_up.count, stopped_by, warm_up.ended_by), bracket
 
 
 def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: Callable[[int], None]) -> Outputs:
@@ -105,26 +121,41 @@ def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: C
     return outputs
 
 
-def _warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[int, int]:
-    """Run until both minimums are met or the limit is; how often, and the fastest of them in nanoseconds."""
+@dataclass(frozen=True, slots=True)
+class _WarmUp:
+    """How many inferences, the fastest of them, and whether they were `steady` or the `limit` was reached."""
+
+    count: int
+    typical_ns: int
+    ended_by: str
+
+
+def _warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> _WarmUp:
+    """Run until both minimums are met and the durations are steady, or the limit is reached."""
+    rotation = cycle(feeds)
+    typical: list[float] = []
+    count, chunk, fastest = 0, 1, 0
+    look_at_ns = 0.0
     begin = perf_counter_ns()
-    fastest = 0
-    count = 0
     while True:
-        before = perf_counter_ns()
-        run(feeds[count % len(feeds)])
-        now = perf_counter_ns()
-        fastest = min(fastest or now - before, now - before)
-        count += 1
-        elapsed = now - begin
+        taken = array("q")
+        chunk_of(run, islice(rotation, chunk), taken.append)
+        count += chunk
+        typical.append(float(np.median(np.frombuffer(taken, np.int64))))
+        fastest = min(fastest or min(taken), min(taken))
+        elapsed = perf_counter_ns() - begin
         if elapsed >= plan.warmup_max_s * 1e9:
-            return count, fastest
-        if count >= plan.warmup_min_count and elapsed >= plan.warmup_min_s * 1e9:
-            return count, fastest
+            return _WarmUp(count, fastest, "limit")
+        if count >= plan.warmup_min_count and elapsed >= max(plan.warmup_min_s * 1e9, look_at_ns):
+            if steady.steady(typical, len(feeds)):
+                return _WarmUp(count, fastest, "steady")
+            look_at_ns = elapsed * 1.1
+        chunk = int(max(1, min(MAX_CHUNK, WARM_UP_CHUNK_NS // max(1, fastest))))
+        chunk += -chunk % len(feeds) if chunk > 1 else 0  # whole rotations have the same median
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A collection in the middle of an inference would be charged to it; Python's `timeit` does the same."""
     was_on = gc.isenabled()
     gc.collect()

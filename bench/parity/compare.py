@@ -6,7 +6,7 @@ Pure numpy, Python 3.10.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -368,6 +368,19 @@ def _number(value: Any) -> float | None:
 
 def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(flat, shape))
+
+
+def not_finite(sets: Sequence[Outputs]) -> list[str]:
+    """The names of the outputs that hold a NaN or an infinity in any of these sets."""
+    names = {name for outputs in sets for name, value in outputs.items() if _odd(value)}
+    return sorted(names)
+
+
+def _odd(value: Value) -> bool:
+    if value is None or isinstance(value, (list, dict)):
+        return False
+    array = _plain(value)
+    return array.dtype.kind in "fc" and not bool(np.isfinite(array).all())
 
 
 def movement(first: Outputs, second: Outputs) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.errors import UsageError
 from bench.record import Record
-from bench.report import words
+from bench.report import loaded, words
 
 BEGIN, END = "<!-- deploybench table: begin -->", "<!-- deploybench table: end -->"
 
@@ -33,7 +33,9 @@ def document(records: Sequence[Record]) -> str:
 
 def _group(record: Record) -> tuple[str, ...]:
     options = record.case.options
-    facts = (options.threads, options.precision, options.batch, options.scenario, options.cpus)
+    facts = [options.threads, options.precision, options.batch, options.scenario, options.cpus]
+    if options.scenario != "single-stream":
+        facts += [options.streams, options.samples_per_query, options.rate, options.latency_bound_ns]
     return (record.machine, record.case.device, *(json.dumps(f) for f in facts))
 
 
@@ -57,12 +59,15 @@ def _heading(records: list[Record]) -> str:
     batch = f", batch {options.batch}" if options.batch else ""
     cpus = f", CPUs {','.join(str(c) for c in options.cpus)}" if options.cpus else ""
     precision = "" if options.precision == "model" else f", precision {options.precision}"
-    where = f"Device {device}, {threads}{batch}{cpus}{precision}, {options.scenario}."
+    where = f"Device {device}, {threads}{batch}{cpus}{precision}, {loaded.setting(options)}."
+    if loaded.applies(records[0]):
+        return f"{loaded.heading(options)} {where}"
     if not any(words.published(r) for r in records):
         return f"**Latency in ms.** {where}"
     return (
-        "**Median latency in ms** of one inference; in brackets the lowest and highest median of its trials, each a "
-        f"fresh process. End to end by the host's clock, unless the column says otherwise. {where}"
+        "**Median latency in ms** of one inference, ± its 95 % interval over processes; in brackets, where fewer than "
+        "six were run, the lowest and highest median of them. End to end by the host's clock, unless the column says "
+        f"otherwise. {where}"
     )
 
 
@@ -70,7 +75,7 @@ def _medians(records: list[Record]) -> str:
     columns = list(dict.fromkeys(_column(r, records) for r in records))
     rows: dict[str, dict[str, str]] = {}
     for record in records:
-        rows.setdefault(_row(record, records), {})[_column(record, records)] = words.cell(record)
+        rows.setdefault(_row(record, records), {})[_column(record, records)] = loaded.cell(record)
     lines = [[model, *(cells.get(c, "–") for c in columns)] for model, cells in rows.items()]
     return table(["model", *columns], lines, right=range(1, len(columns) + 1))
 
@@ -109,6 +114,8 @@ def _option(value: object) -> str:
 
 
 def _timing(measured: list[Record], records: list[Record]) -> str:
+    if loaded.applies(records[0]):
+        return _loaded_timing(measured, records)
     head = ["model", "backend", "p50", "95 % of p50", "p90", "p99", "samples", "trials", "CPU used by others"]
     about = (
         "Timing in ms. The interval of p50 is over processes and takes six trials; p90 takes 64 samples, p99 662. "
@@ -117,12 +124,32 @@ def _timing(measured: list[Record], records: list[Record]) -> str:
     return f"{about}\n\n{table(head, [_timing_row(r, records) for r in measured], right=range(2, len(head)))}"
 
 
+def _loaded_timing(measured: list[Record], records: list[Record]) -> str:
+    columns = [loaded.timing(r) for r in measured]
+    head = ["model", "backend", *columns[0], "trials", "CPU used by others"]
+    rows = [
+        [_row(r, records), _column(r, records), *found.values(), _trials(r), _others(r)]
+        for r, found in zip(measured, columns, strict=True)
+    ]
+    return f"{loaded.about(records[0].case.options)}\n\n{table(head, rows, right=range(2, len(head)))}"
+
+
+def _trials(record: Record) -> str:
+    evidence = record.evidence
+    quiet = evidence.trials - evidence.trials_noisy
+    return f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet)
+
+
+def _others(record: Record) -> str:
+    share = record.evidence.foreign_cpu
+    return "unknown" if share is None else f"{share:.1%}"
+
+
 def _timing_row(record: Record, records: list[Record]) -> list[str]:
-    latency, evidence = record.latency, record.evidence
+    latency = record.latency
     assert latency is not None
     at = {p.q: p.ns for p in latency.percentiles}
     interval = "–".join(words.milliseconds(ns) for ns in latency.p50_ci_ns or ()) or "–"
-    quiet = evidence.trials - evidence.trials_noisy
     return [
         _row(record, records),
         _column(record, records),
@@ -131,18 +158,20 @@ def _timing_row(record: Record, records: list[Record]) -> list[str]:
         words.milliseconds(at.get(0.9)),
         words.milliseconds(at.get(0.99)),
         str(latency.n),
-        f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet),
-        "unknown" if evidence.foreign_cpu is None else f"{evidence.foreign_cpu:.1%}",
+        _trials(record),
+        _others(record),
     ]
 
 
 def _answers(measured: list[Record], records: list[Record]) -> str:
     head = ["model", "backend", "error", "passes", "judged by", "load ms", "first run ms", "peak MiB"]
+    head += ["GFLOP/s", "of peak"]
     about = (
         "Answers and cost. Error: the largest difference from the reference, as a share of the largest value of that "
-        "output. Passes: the tightest tolerance that every output meets."
+        "output. Passes: the tightest tolerance that every output meets. GFLOP/s: as if every convolution were direct, "
+        "so fast algorithms may come out above the machine's peak, a matrix product in fp32 with as many threads."
     )
-    return f"{about}\n\n{table(head, [_answers_row(r, records) for r in measured], right=(2, 5, 6, 7))}"
+    return f"{about}\n\n{table(head, [_answers_row(r, records) for r in measured], right=(2, *range(5, len(head))))}"
 
 
 def _answers_row(record: Record, records: list[Record]) -> list[str]:
@@ -157,6 +186,8 @@ def _answers_row(record: Record, records: list[Record]) -> list[str]:
         words.milliseconds(_ns(cold.load_s if cold else None)),
         words.milliseconds(_ns(cold.first_run_s if cold else None)),
         words.megabytes(record.memory.peak_rss_bytes if record.memory else None),
+        words.gigaflops(record),
+        words.of_peak(record),
     ]
 
 

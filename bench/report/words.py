@@ -21,22 +21,44 @@ def milliseconds(ns: int | None) -> str:
     return f"{ns / 1e6:.{max(0, 2 - exponent)}f}"
 
 
+def percent(share: float) -> str:
+    """Two significant digits, rounded up: what is said to enclose must."""
+    return f"{float(_rounded_up(share * 100)):g}%"
+
+
 def megabytes(size: int | None) -> str:
     """Whole MiB."""
     return "–" if size is None else f"{size / 2**20:.0f}"
 
 
+def gigaflops(record: Record) -> str:
+    """Billions of operations per second, of the direct algorithm."""
+    rate = record.work.flop_per_s if record.work else None
+    return "–" if rate is None else f"{rate / 1e9:.1f}" if rate < 100e9 else f"{rate / 1e9:.0f}"
+
+
+def of_peak(record: Record) -> str:
+    """That, as a share of what was measured to be the machine's most."""
+    share = record.work.share_of_peak if record.work else None
+    return "–" if share is None else f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
 def published(record: Record) -> bool:
-    """Whether the record's latency may stand in a table."""
-    return record.status == "ok" and record.latency is not None and record.parity is not None
+    """Whether the record's latency or throughput may stand in a table."""
+    return record.status == "ok" and (record.latency or record.throughput) is not None and record.parity is not None
 
 
 def cell(record: Record) -> str:
-    """The text of the record's cell: the median with its trials' range and marks, or the status and why."""
+    """The text of the record's cell: the median with its interval and marks, or the status and why.
+
+    Without an interval over processes, the lowest and highest median of the trials stand in brackets.
+    """
     if not published(record) or record.latency is None:
         return f"{record.status}: {escape(shorten(reason(record)))}"
     medians = record.latency.trial_p50_ns
     spread = f" ({milliseconds(min(medians))}–{milliseconds(max(medians))})" if len(medians) > 1 else ""
+    if record.latency.p50_ci_relative is not None:
+        spread = f" ±{percent(record.latency.p50_ci_relative)}"
     marks = "".join(marks_of(record))
     return f"{milliseconds(record.latency.p50_ns)}{spread}{marks}"
 
@@ -48,6 +70,7 @@ MARKS = {
     "ᵈ": "fewer trials than asked for: the run was cut short",
     "ᵉ": "the reference outputs came with the model, and nobody says who made them",
     "ᶠ": "the output hardly depends on the input, so wrong answers may pass",
+    "ᵍ": "the reference outputs hold NaN or infinity: the model itself, or its input, is not sound",
 }
 
 
@@ -63,6 +86,7 @@ def marks_of(record: Record) -> list[str]:
         "ᵈ": evidence.trials - evidence.trials_noisy < evidence.trials_wanted or not evidence.complete,
         "ᵉ": parity.reference.producer == "as supplied",
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),
+        "ᵍ": any(note.startswith("not finite") for note in record.notes),
     }
     return [mark for mark, held in holds.items() if held]
 

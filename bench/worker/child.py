@@ -26,7 +26,9 @@ from bench.evidence import environment
 from bench.evidence import load as machine_load
 from bench.interface import Artifact, Backend, Feeds, Finished, Options, Outputs, Packed, Plan, Session, Signature
 from bench.measure import loop
-from bench.worker import wire
+from bench.measure.scenarios import Scenario
+from bench.measure.streams import Pool
+from bench.worker import loaded, wire
 from bench.worker.protocol import Decoder, Frame, Unpacker, pack, parts
 
 READ_BYTES = 1 << 20
@@ -44,6 +46,8 @@ class Child:
         self._session: Session | None = None
         self._signature: Signature | None = None
         self._feeds: list[Feeds] = []
+        self._spec = ""
+        self._loaded: tuple[Artifact, Options] | None = None
 
     def answer(self, frame: Frame) -> Reply:
         """The result of one request and its buffers. Raises what the verb raises."""
@@ -54,6 +58,7 @@ class Child:
             "load": self._load,
             "run": self._run,
             "measure": self._measure,
+            "peaks": self._peaks,
             "close": self._close,
         }
         verb = frame.header["verb"]
@@ -64,7 +69,8 @@ class Child:
     def _start(self, args: Mapping[str, Any], body: bytes) -> Reply:
         if args["cpus"]:
             os.sched_setaffinity(0, args["cpus"])
-        module, _, name = args["backend"].partition(":")
+        self._spec = args["backend"]
+        module, _, name = self._spec.partition(":")
         self._backend = getattr(importlib.import_module(module), name)()
         return {"numpy": np.__version__}, []
 
@@ -84,6 +90,7 @@ class Child:
         self._session = self._require_backend().load(artifact, options)
         seconds = time.perf_counter() - begin
         self._signature = artifact.signature
+        self._loaded = artifact, options
         return {"load_s": seconds, "loaded_rss_bytes": machine_load.memory_bytes()[0]}, []
 
     def _run(self, args: Mapping[str, Any], body: bytes) -> Reply:
@@ -102,6 +109,9 @@ class Child:
         session, _ = self._require_session()
         if not self._feeds:
             raise UsageError("nothing to measure with: `run` brings the feeds, and none was asked for")
+        if args.get("scenario"):
+            return self._measure_streams(session, args)
+        peak_before = machine_load.memory_bytes()[1]
         before = machine_load.snapshot()
         samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]))
         after = machine_load.snapshot()
@@ -116,15 +126,40 @@ class Child:
             "feed_index": samples.feed_index,
             "warmup_count": samples.warmup_count,
             "stopped_by": samples.stopped_by,
+            "warmup_ended_by": samples.warmup_ended_by,
             "bracket_ns": bracket_ns,
             "fits": loop.fits(samples, bracket_ns),
             "load": asdict(machine_load.between(before, after)),
-            "peak_rss_bytes": peak,
+            "peak_rss_bytes": machine_load.peak_without(peak_before, peak, len(samples.series[0].samples_ns)),
             "rss_bytes": rss,
             "placement": wire.plain(session.placement()),
             "affinity": sorted(os.sched_getaffinity(0)),
         }
         return result, buffers
+
+    def _measure_streams(self, session: Session, args: Mapping[str, Any]) -> Reply:
+        assert self._loaded is not None
+        threads = self._loaded[1].threads
+        make = loaded.maker(self._require_backend(), self._spec, *self._loaded, session, self._feeds)
+        buffers: list[Any] = []
+        with Pool(make) as pool:
+            plan, scenario = Plan(**args["plan"]), Scenario(**args["scenario"])
+            found = loaded.under_load(pool, scenario, plan, threads, args["seed"])
+            taken = found.loaded.latencies_ns
+            series = [{"scope": "end_to_end", "clock": "host", "samples": pack(taken, buffers)}] if taken.size else []
+            return {
+                **loaded.facts(found, args["seed"]),
+                "series": series,
+                "streams": [{"outputs": _trees(made, buffers), "feed_index": feed} for made, feed in found.made],
+                "peak_rss_bytes": machine_load.memory_bytes()[1],
+                "placement": wire.plain(session.placement()),
+                "affinity": sorted(os.sched_getaffinity(0)),
+            }, buffers
+
+    def _peaks(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        from bench.evidence import peaks  # a child that measures a runtime need not carry it
+
+        return asdict(peaks.measure(args["threads"], args["features"])), []
 
     def _close(self, args: Mapping[str, Any], body: bytes) -> Reply:
         if self._session is not None:

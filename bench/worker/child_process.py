@@ -63,6 +63,7 @@ class ChildProcess:
             os.close(to_child)
             os.close(from_child)
         self.pipe = Pipe(to_client, from_client)
+        self.pid = self._process.pid
         self.peak_rss_bytes = 0
         self._status: int | None = None
         self._out_of_memory_kills = out_of_memory_kills()

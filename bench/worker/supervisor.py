@@ -1,8 +1,8 @@
 """The supervisor: holds the link, owns the child process, and tells how the child ended.
 
-It starts no runtime and does no work of its own while the child measures: it sleeps in `poll`, woken once a second at
-most. The child lives in a process group of its own, which is killed on a phase's time limit, on end of input, on a
-silent link, and on the supervisor's own end. Standard library only, Python 3.10.
+It starts no runtime. While the child measures it sleeps in `poll`, woken once a second at most, and then reads a few
+small files: clocks, heat, energy. The child lives in a process group of its own, which is killed on a phase's time
+limit, on end of input, on a silent link, and on the supervisor's own end. Standard library only, Python 3.10.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
+from bench.evidence.quiet import Quiet
+from bench.evidence.watch import Watch
 from bench.worker.bootstrap import bootstrap
 from bench.worker.child_process import LAST_BREATH_S, ChildProcess, adopt_orphans, error
 from bench.worker.frames import Frame, ProtocolError, parts
@@ -35,17 +37,25 @@ class _Request:
 
 
 class Supervisor:
-    """Serves one client until it says `quit`, goes away or falls silent."""
+    """Serves one client until it says `quit`, goes away or falls silent.
 
-    def __init__(self, link: tuple[int, int], child_command: Sequence[str], silence_s: float) -> None:
+    `machine`: root of the file system that tells of clocks and heat; tests and benchmarks make up their own.
+    """
+
+    def __init__(
+        self, link: tuple[int, int], child_command: Sequence[str], silence_s: float, machine: str = "/"
+    ) -> None:
         self._client = Pipe(*link)
         self._child_command = child_command
         self._silence_s = silence_s
+        self._machine = machine
         self._scratch = Scratch()
         self._child: ChildProcess | None = None
         self._death = error("Crashed", "no worker process has been started", kind="protocol")
         self._request: _Request | None = None
         self._lease: Lease | None = None
+        self._quiet: Quiet | None = None
+        self._watch: Watch | None = None
         self._running = True
 
     def serve(self) -> None:
@@ -60,6 +70,7 @@ class Supervisor:
                     last_heard = now
                 elif now - last_heard > self._silence_s:
                     break
+                self._look(now)
                 self._check_limit(now)
         except ProtocolError as problem:
             print(problem, file=sys.stderr)  # the client is not who we took it for: end as if it had gone
@@ -96,8 +107,18 @@ class Supervisor:
         return self._client.read_fd in ready and self._from_client()
 
     def _sleep_s(self) -> float:
-        left = self._request.deadline - time.monotonic() if self._request else TICK_S
-        return min(TICK_S, self._silence_s, max(0.0, left))
+        now = time.monotonic()
+        left = self._request.deadline - now if self._request else TICK_S
+        quiet = self._quiet.left_s(now) if self._quiet else TICK_S
+        return min(TICK_S, self._silence_s, quiet, max(0.0, left))
+
+    def _look(self, now: float) -> None:
+        """What is done once a second while others work: look how the machine is."""
+        if self._watch:
+            self._watch.look(now)
+        if self._quiet and (waited := self._quiet.look(now)):
+            self._quiet = None
+            self._answer(asdict(waited))
 
     def _from_client(self) -> bool:
         frames, heard = self._client.receive()
@@ -135,12 +156,18 @@ class Supervisor:
             if self._lease.held:
                 self._answer({})
             return
+        if verb == "quiet":
+            limits = float(args["wait_s"]), float(args["max_foreign_cpu"]), args["max_temperature_c"]
+            self._quiet = Quiet(*limits, root=self._machine)
+            return
         if verb == "start":
             self._end_child()
             self._child = ChildProcess(self._child_command, self._scratch.path)
         if self._child is None:
             self._answer_error(self._death)
         else:
+            if verb == "measure":
+                self._watch = Watch(self._child.pid, self._machine)
             self._child.pipe.send(parts(frame.header, (frame.body,)))
 
     def _from_child(self, child: ChildProcess) -> None:
@@ -162,8 +189,11 @@ class Supervisor:
             self._lose_child(error("Crashed", message, hint, kind="protocol"))
 
     def _relay(self, child: ChildProcess, frame: Frame) -> None:
-        """Pass the child's answer on; an error gets what only the supervisor knows."""
+        """Pass the child's answer on, with what only the supervisor knows."""
         header = frame.header
+        if self._watch and "ok" in header:
+            header["ok"]["observed"] = asdict(self._watch.end())
+        self._watch = None
         if "error" in header and self._request:
             header["error"] |= {"phase": self._request.phase, "log_tail": child.log_tail(), "peak_rss_bytes": 0}
         self._request = None
@@ -198,6 +228,7 @@ class Supervisor:
             self._request = None
 
     def _answer_error(self, facts: dict[str, Any]) -> None:
+        self._quiet = None
         if self._request:
             tail = self._child.log_tail() if self._child else ""
             peak = self._child.peak_rss_bytes if self._child else 0
@@ -206,6 +237,7 @@ class Supervisor:
             self._request = None
 
     def _end_child(self) -> None:
+        self._watch = None
         if self._child:
             self._child.kill()
             self._child.pipe.close()
@@ -216,8 +248,11 @@ def _leave(number: int, frame: object) -> NoReturn:
     sys.exit(0)
 
 
-def main(code: str, silence_s: str) -> None:
-    """Entry point, called by the program that the client sends: move the link away, then serve it."""
+def main(code: str, silence_s: str, machine: str = "/") -> None:
+    """Entry point, called by the program that the client sends: move the link away, then serve it.
+
+    `machine` is given by tests and benchmarks alone.
+    """
     link = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -227,4 +262,4 @@ def main(code: str, silence_s: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by whoever started us, it would hide how the child ended
     adopt_orphans()
     command = [sys.executable, "-I", "-c", bootstrap("bench.worker.child", code)]
-    Supervisor(link, command, float(silence_s)).serve()
+    Supervisor(link, command, float(silence_s), machine).serve()

@@ -162,6 +162,16 @@ def test_a_journal_that_is_damaged(cli, tmp_path):
     refused(cli("report", str(path)), "line 1", code=1)
 
 
+@pytest.mark.parametrize("target", ["0", "0%", "-1%", "100%", "1", "nan", "inf", "much", "%", ""])
+def test_a_precision_that_cannot_be_reached(run, mlp_path, target):
+    refused(run(str(mlp_path), "--batch", "1", "-b", "fake", "--target", target), "--target", "none")
+
+
+def test_fewer_trials_at_most_than_wanted(cli, tmp_path):
+    """Told before anything is looked for: the model is not even there."""
+    refused(cli("run", "nowhere.onnx", "--trials", "4", "--max-trials", "3"), "--max-trials 3", "--trials 4")
+
+
 def test_export_does_not_overwrite(cli, mlp_path, tmp_path):
     result = cli("export", str(mlp_path), "--batch", "1", "-b", "fake", "--output", str(tmp_path))
     refused(result, "is there already")

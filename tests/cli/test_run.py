@@ -122,6 +122,48 @@ def test_less_can_be_accepted_and_is_marked(cli, mlp_path, tmp_path):
     assert "a wider tolerance than its precision's own was accepted" in result.stdout
 
 
+PRECISION = ("--trials", "6", "--min-time", "0.01", "--max-time", "0.02", "--min-count", "8", "--max-foreign-cpu", "1")
+
+
+def test_more_trials_where_the_interval_is_too_wide(cli, mlp_path, tmp_path):
+    trials = (*PRECISION, "--max-trials", "8", "--target", "0.00001%")
+    (record,) = records(fake(cli, tmp_path, mlp_path, "latency_us=500", "jitter=0.5", trials=trials))
+    assert record["evidence"]["trials"] == 8
+    assert record["evidence"]["trials_wanted"] == 6
+    assert record["evidence"]["target"] == pytest.approx(1e-7)
+    assert "wider than the target" in record["evidence"]["stopped_by"]
+    assert record["latency"]["p50_ci_relative"] > 1e-7
+    medians = record["latency"]["trial_p50_ns"]
+    assert record["latency"]["p50_ci_ns"] == [min(medians), max(medians)], "eight, after a look at six"
+    assert f"{record['latency']['p50_ns'] / 1e6:.3f} ±" in cli("report", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize(("target", "why"), [("50%", "precise enough"), ("none", "enough trials")])
+def test_no_more_trials_where_it_is_not(cli, mlp_path, tmp_path, target, why):
+    trials = (*PRECISION, "--target", target)
+    (record,) = records(fake(cli, tmp_path, mlp_path, "latency_us=500", trials=trials))
+    assert record["evidence"]["trials"] == 6
+    assert record["evidence"]["stopped_by"] == why
+
+
+def test_fewer_than_six_trials_have_no_interval_over_processes(cli, mlp_path, tmp_path):
+    (record,) = records(fake(cli, tmp_path, mlp_path, trials=(*FAST, "--trials", "5", "--target", "0.1%")))
+    latency = record["latency"]
+    assert record["evidence"]["trials"] == 5
+    assert latency["p50_ci_ns"] is latency["p50_ci_relative"] is None
+    assert "5 trials" in latency["p50_ci_reason"]
+    assert latency["within_process_ci_ns"]
+    assert "±" not in cli("report", str(tmp_path)).stdout.splitlines()[4]
+
+
+def test_how_warming_up_ended_is_recorded(cli, mlp_path, tmp_path):
+    fake(cli, tmp_path, mlp_path)
+    (journal,) = (tmp_path / "records").rglob("*.jsonl")
+    (trial,) = (t for t in map(json.loads, journal.read_text().splitlines()) if t["type"] == "trial")
+    assert trial["warmup_ended_by"] in ("steady", "limit")
+    assert trial["warmup_count"] >= 6
+
+
 def test_impossible_samples_are_implausible(cli, mlp_path, tmp_path):
     result = fake(cli, tmp_path, mlp_path, "clock=device", "fault=implausible")
     assert result.code == 1
@@ -146,7 +188,8 @@ def test_a_hang_ends_at_its_limit(cli, mlp_path, tmp_path):
 
 
 def test_unknown_noise_is_not_published(cli, mlp_path, tmp_path):
-    trials = ("--trials", "1", "--min-time", "0.05", "--min-count", "8")
+    # The longest time bounds the warm-up as well, which on a busy machine would go on until there is enough to tell.
+    trials = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.05", "--min-count", "8")
     (record,) = records(fake(cli, tmp_path, mlp_path, trials=trials))
     assert record["status"] == "noisy"
     assert "too short to tell" in record["why"]
