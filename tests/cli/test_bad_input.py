@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreign-cpu", "1")
+FAST = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.3", "--min-count", "8", "--max-foreign-cpu", "1")
 
 
 def refused(result, *words, code=2):

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreign-cpu", "1")
+FAST = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.3", "--min-count", "8", "--max-foreign-cpu", "1")
 
 
 @pytest.fixture(scope="module")

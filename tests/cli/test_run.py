@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-FAST = ("--trials", "1", "--min-time", "0.05", "--min-count", "8", "--max-foreign-cpu", "1")
+FAST = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.3", "--min-count", "8", "--max-foreign-cpu", "1")
 
 
 def fake(cli, results, model, *options, trials=FAST, **more):
@@ -309,6 +309,8 @@ def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_pat
         "--trials",
         "9",
         "--min-time",
+        "0.3",
+        "--max-time",
         "0.3",
         "--results",
         str(tmp_path),
