@@ -152,7 +152,9 @@ def test_fewer_than_six_trials_have_no_interval_over_processes(cli, mlp_path, tm
     assert record["evidence"]["trials"] == 5
     assert latency["p50_ci_ns"] is latency["p50_ci_relative"] is None
     assert "5 trials" in latency["p50_ci_reason"]
-    assert latency["within_process_ci_ns"]
+    # What one process says of itself stands apart, where its samples (drifting, on a busy machine) are worth enough.
+    within = latency["within_process_ci_ns"]
+    assert within is None or within[0] <= latency["p50_ns"] <= within[1]
     assert "±" not in cli("report", str(tmp_path)).stdout.splitlines()[4]
 
 
