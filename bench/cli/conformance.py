@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, complete_backends, json_option, stacked
+from bench.cli.options import cache_option, complete_backends, json_option, say, stacked
 from bench.errors import BackendUnavailable, UsageError
 from bench.interface import Tool
 
@@ -151,7 +151,7 @@ def _candidates(names: Sequence[str], specs: Sequence[str], cache: Any) -> list[
 
     found = []
     if names or not specs:
-        for one in chosen.backends(names, chosen.place("local", cache, _say)):
+        for one in chosen.backends(names, chosen.place("local", cache, say)):
             # Where the module is broken, the checks will say it.
             found.append(Candidate(one.name, one.spec, one.create().tools if one.works() else ()))
     if specs:
@@ -167,9 +167,9 @@ def _fetched(tools: Sequence[Tool], cache: Any) -> dict[str, Path]:
     found = {}
     for tool in tools:
         try:
-            found[tool.name] = fetch(tool, cache, _say)
+            found[tool.name] = fetch(tool, cache, say)
         except BackendUnavailable as error:
-            _say(str(error))
+            say(str(error))
     return found
 
 
@@ -209,7 +209,7 @@ class _progress:
         self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not live)
         self._task = self._bar.add_task(f"checking {backend}", total=total)
         if not live:
-            _say(f"checking {backend}: {total} rules")
+            say(f"checking {backend}: {total} rules")
 
     def __enter__(self) -> Callable[[], None]:
         self._bar.start()
@@ -220,7 +220,3 @@ class _progress:
 
     def _step(self) -> None:
         self._bar.update(self._task, advance=1, refresh=True)
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)

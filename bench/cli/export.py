@@ -17,6 +17,7 @@ from bench.cli.options import (
     complete_models,
     json_option,
     results_option,
+    say,
 )
 
 EXAMPLES = """\b
@@ -70,7 +71,7 @@ def command(
 
     if output.exists():
         raise UsageError(f"{output} is there already", "choose a folder that does not exist")
-    where = chosen.place("local", Cache(cache_dir), _say)
+    where = chosen.place("local", Cache(cache_dir), say)
     wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus)
     if record_id:
         record = recorded.find(record_id, results)
@@ -96,10 +97,6 @@ def command(
     }
     _copy(prepared.artifact, facts, output)
     click.echo(json.dumps(facts) if as_json else "\n".join(str(output / name) for name in prepared.artifact.files))
-
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)
 
 
 def _copy(artifact: Any, facts: dict[str, Any], output: Path) -> None:

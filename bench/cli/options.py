@@ -57,6 +57,11 @@ results_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
+def say(message: str) -> None:
+    """Tell the person who waits; standard output is for results."""
+    click.echo(message, err=True)
+
+
 def stacked(*options: Decorator) -> Decorator:
     """Several options as one decorator, listed in this order."""
 
