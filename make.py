@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Two words for a fresh clone, with nothing but Python 3.11+, its venv module and the package index:
+"""Words for a fresh clone, with nothing but Python 3.11+, its venv module and the package index:
 
     python3 make.py demo    an environment in .venv, then real models on ONNX Runtime, ncnn and MNN, and the table
     python3 make.py test    the same with the test tools, then lint, types, import contracts and the whole test suite
+    python3 make.py crosscheck
+                            our figures beside a bare loop's, LoadGen's, pytest-benchmark's and Polygraphy's
 
 What follows the word goes to the command it runs (`deploybench run`, pytest). Standard library only.
 """
@@ -30,7 +32,7 @@ CHECKS = (
 
 def main() -> int:
     """Run the word that was given."""
-    words = {"demo": demo, "test": test}
+    words = {"demo": demo, "test": test, "crosscheck": crosscheck}
     if len(sys.argv) < 2 or sys.argv[1] not in words:
         print(__doc__)
         return 2
@@ -61,6 +63,12 @@ def test(rest: list[str]) -> int:
     if failed:
         print(f"failed before the tests: {', '.join(failed)}", file=sys.stderr)
     return code or int(bool(failed))
+
+
+def crosscheck(rest: list[str]) -> int:
+    """Measure the same by several harnesses; the table of ratios is printed."""
+    install(f"{RUNTIMES},dev,crosscheck")
+    return call("python", "tests/benchmarks/crosscheck.py", *rest)
 
 
 def install(extras: str) -> None:

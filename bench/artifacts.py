@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench import toolbox
+from bench.building import built_on, site, why_anew
 from bench.cache import hash_files, key_of
 from bench.interface import Artifact, Backend, Model, Options, OptionValue, Target
+from bench.place import Place, started
 from bench.registry import Registered
-from bench.trial import Place, started
 from bench.worker import bundle, wire
 
 
@@ -29,26 +30,37 @@ class Prepared:
     converter: Mapping[str, str]
 
 
-def prepare(place: Place, registered: Registered, model: Model, options: Options) -> Prepared:
+def prepare(place: Place, registered: Registered, model: Model, options: Options, *, to_run: bool = True) -> Prepared:
     """The artefact of a model for a backend; converted in a worker of its own unless the cache has it.
+
+    `to_run`: it is of no use where it cannot be run afterwards.
 
     Raises:
         WorkerError: the conversion failed, timed out, or its tool crashed.
-        BackendUnavailable: a tool that it needs could not be fetched.
+        BackendUnavailable: a tool that it needs could not be fetched, or it cannot be built there.
     """
     backend = registered.create()
     if backend.prepares == "nothing":
         return _as_it_is(model)
     tools = {tool.name: toolbox.fetch(tool, place.cache, place.say) for tool in backend.tools}
     facts = key_facts(registered, backend, model, options)
+    if backend.prepares == "device":
+        facts["built_on"] = built_on(place, registered, to_run=to_run)
+    key, summary = key_of(facts), f"{model.name} for {backend.name}"
+    damaged = place.cache.holds("artifacts", key)
 
     def build(folder: Path) -> dict[str, Any]:
-        place.say(f"preparing {model.name} for {backend.name} (once)")
-        with started(place, registered, purpose=f"conversion for {backend.name}") as ready:
+        why = "the one in the cache is damaged" if damaged else why_anew(place.cache.facts("artifacts", summary), facts)
+        place.say(f"preparing {summary} ({why or 'once'})")
+        purpose = f"conversion for {backend.name}"
+        with (
+            site(place, registered, model, options, folder) as at,
+            started(at.place, registered, purpose=purpose, builds=True) as ready,
+        ):
             args = {
-                "model": wire.plain(model),
-                "options": wire.plain(options),
-                "workdir": str(folder),
+                "model": wire.plain(at.model),
+                "options": wire.plain(at.options),
+                "workdir": at.workdir,
                 "tools": {name: str(path) for name, path in tools.items()},
             }
             answer, _ = ready.worker.ask("prepare", args, limit_s=place.limits.prepare)
@@ -56,10 +68,10 @@ def prepare(place: Place, registered: Registered, model: Model, options: Options
         _keep_only(folder, artifact["files"])
         return {"artifact": {**artifact, "root": ""}, "made_from": facts}
 
-    key = key_of(facts)
-    entry = place.cache.get("artifacts", key, build, summary=f"{model.name} for {backend.name}", on_wait=place.say)
+    entry = place.cache.get("artifacts", key, build, summary=summary, on_wait=place.say)
     artifact = replace(wire.artifact(entry.facts["artifact"]), root=entry.path)
     converter = {name: str(value) for name, value in facts["versions"].items()}
+    converter |= facts.get("built_on", {})
     converter |= {tool.name: tool.requirement.partition("==")[2] for tool in backend.tools}
     cache = "hit" if entry.hit else "miss"
     return Prepared(artifact, key, entry.seconds, cache, entry.size_bytes, entry.sha256, converter)

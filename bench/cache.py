@@ -91,7 +91,7 @@ class Cache:
             BenchError: the disk is full, or the cache's folder cannot be used.
             Whatever `build` raises; then nothing is kept.
         """
-        with _disk_errors(self.root), self._locked(kind, key, on_wait):
+        with _disk_errors(self.root), self._locked(kind, key, on_wait, summary or f"{kind}/{key[:12]}"):
             folder = self.root / kind / key
             manifest = _whole(folder)
             if manifest is not None:
@@ -131,7 +131,7 @@ class Cache:
                     shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
-    def _locked(self, kind: str, key: str, on_wait: Callable[[str], None]) -> Iterator[None]:
+    def _locked(self, kind: str, key: str, on_wait: Callable[[str], None], what: str) -> Iterator[None]:
         end = time.monotonic() + LOCK_LIMIT_S
         waited = False
         while True:
@@ -142,7 +142,7 @@ class Cache:
             if time.monotonic() > end:
                 raise Timeout(f"another process has been making {kind}/{key[:12]} for {LOCK_LIMIT_S:g} s")
             if not waited:
-                on_wait("another process is making this; waiting for it")
+                on_wait(f"waiting for another process, which is making {what}")
             waited = True
             time.sleep(0.1)
 
@@ -178,13 +178,24 @@ class Cache:
                 found.append(Listed(kind, key, size, used_at, data.get("summary", "")))
         return sorted(found, key=lambda e: -e.used_at)
 
+    def facts(self, kind: str, summary: str) -> Iterator[Mapping[str, Any]]:
+        """What was kept beside the entries of this kind with this summary; an entry that is damaged now included."""
+        for manifest in self.root.glob(f"{kind}/*/{MANIFEST}"):
+            data = _read(manifest)
+            if data and data["summary"] == summary:
+                yield data["facts"]
+
+    def holds(self, kind: str, key: str) -> bool:
+        """Whether the entry was made once and not removed since; it may be damaged."""
+        return (self.root / kind / key).exists()
+
     def remove(self, entry: Listed) -> None:
         """Take an entry out, whole; whoever asks for it next builds it again.
 
         Raises:
             BenchError: the cache's folder cannot be used.
         """
-        with _disk_errors(self.root), self._locked(entry.kind, entry.key, lambda message: None):
+        with _disk_errors(self.root), self._locked(entry.kind, entry.key, lambda message: None, ""):
             self._take_out(entry)
 
     def _take_out(self, entry: Listed) -> None:

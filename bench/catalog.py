@@ -16,6 +16,7 @@ from bench.cache import Cache, key_of
 from bench.errors import BenchError, UsageError
 
 RECIPE_LIMIT_S = 600.0
+FEWEST_INPUTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def _entry(name: str, table: dict[str, object]) -> CatalogEntry:
     )
 
 
-def make(entry: CatalogEntry, cache: Cache, say: Callable[[str], None]) -> Path:
+def make(entry: CatalogEntry, cache: Cache, say: Callable[[str], None], inputs: int = FEWEST_INPUTS) -> Path:
     """The model folder (`model.onnx`, `test_data_set_*`, `provenance.json`), made by its recipe on first need.
 
     Raises:
@@ -87,24 +88,26 @@ def make(entry: CatalogEntry, cache: Cache, say: Callable[[str], None]) -> Path:
     def build(target: Path) -> dict[str, str]:
         say(f"making {entry.name} from its recipe (once)")
         flags = [text for key, value in entry.args for text in (f"--{key}", value)]
+        flags += ["--inputs", str(inputs)] if inputs != FEWEST_INPUTS else []
         argv = [sys.executable, "-I", "-B", str(scripts[0]), str(target), "--seed", str(entry.seed), *flags]
         _run(argv, target, entry.name)
         return {"recipe": entry.recipe[0], "recipe_sha256": hashes[0]}
 
-    key = key_of([entry.name, hashes, entry.seed, entry.args, _versions(entry)])
+    more = [inputs] if inputs != FEWEST_INPUTS else []
+    key = key_of([entry.name, hashes, entry.seed, entry.args, _versions(entry), *more])
     return cache.get("models", key, build, summary=entry.name, on_wait=say).path
 
 
 def _versions(entry: CatalogEntry) -> dict[str, str]:
     """What a recipe's bytes depend on besides itself: the versions of what it imports."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     found = {}
     for name in ("numpy", "onnx", *entry.needs):
         try:
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "?"
+        except PackageNotFoundError:  # sklearn is of scikit-learn; asking for all such names takes a while
+            found[name] = ", ".join(sorted(f"{d} {version(d)}" for d in packages_distributions().get(name, ())))
     return found
 
 

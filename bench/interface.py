@@ -158,10 +158,17 @@ class Tools(Protocol):
     def path(self, name: str) -> Path:
         """The binary of a `Tool` that the backend declared; it has been fetched."""
 
+    def say(self, message: str) -> None:
+        """Tell the person who waits how far it is: now and then, where it takes long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a backend can do on this machine, or the `reason` why not and the `remedy` (a command or a sentence)."""
+    """What a backend can do on this machine, or the `reason` why not and the `remedy` (a command or a sentence).
+
+    `runtimes`: versions, and what else of the machine decides an artefact that is prepared on it. `builds`: `prepare`
+    works here though nothing can be run.
+    """
 
     available: bool
     version: str = ""
@@ -170,15 +177,20 @@ class Probe:
     reason: str = ""
     remedy: str = ""
     runtimes: Mapping[str, str] = field(default_factory=dict)
+    builds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the work really ran. `nodes` counts nodes per provider or unit, None where the runtime does not tell."""
+    """Where the work really ran. `nodes` counts nodes per provider or unit, None where the runtime does not tell.
+
+    `elsewhere`: in words, each node that ran on another device and was allowed to.
+    """
 
     device: str
     precision: str
     nodes: Mapping[str, int] | None = None
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +255,10 @@ class Session(ABC):
         """Samples taken by the runtime's own clock (GPU events), or None: then the harness times `run` itself."""
         return None
 
+    def device_series(self, feeds: Sequence[Feeds], plan: Plan) -> tuple[Series, ...]:
+        """Further scopes, taken once the harness has timed `run` itself: `compute` and `enqueue` of a GPU."""
+        return ()
+
     def placement(self) -> Placement:
         """Where the inferences so far really ran."""
         return Placement(device="cpu", precision="model")
@@ -275,8 +291,12 @@ class Backend(ABC):
     """The options under which its outputs may judge others, None where they may not."""
     opt_in: ClassVar[bool] = False
     """It is used only when asked for by name, not when all available backends are."""
+    dynamic: ClassVar[bool] = False
+    """One session takes every shape that its model leaves open."""
     local_only: ClassVar[bool] = False
     """It runs only where the harness runs: its dependencies do not travel to devices."""
+    alone: ClassVar[str] = ""
+    """A module with `run(model, feeds, options)`, of numpy and the runtime alone: reproducers carry it."""
 
     @abstractmethod
     def probe(self) -> Probe:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 
 from bench.errors import BackendUnavailable, UsageError
 from bench.interface import Backend, Option, OptionValue
@@ -67,6 +68,12 @@ def installed() -> Mapping[str, Registered]:
     Raises:
         UsageError: none is registered.
     """
+    return _read(entry_points)
+
+
+@cache
+def _read(entry_points: Callable[..., Iterable[EntryPoint]]) -> Mapping[str, Registered]:
+    """Once per process: every distribution that is installed has to be looked at."""
     found: dict[str, Registered] = {}
     for point in entry_points(group=GROUP):
         new, known = _registered(point), found.get(point.name)
@@ -78,7 +85,7 @@ def installed() -> Mapping[str, Registered]:
         raise UsageError(
             "no backend is registered", 'install the package itself: pip install "deploybench[cpu,ncnn,mnn]"'
         )
-    return dict(sorted(found.items()))
+    return MappingProxyType(dict(sorted(found.items())))
 
 
 def _registered(point: EntryPoint) -> Registered:

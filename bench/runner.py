@@ -3,66 +3,61 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-from bench import record, reference
-from bench.artifacts import Prepared, identity, prepare
-from bench.cache import key_of
+from bench import record, shapes
+from bench.case import (
+    Again,
+    Case,
+    Settings,
+    case_facts,
+    case_line,
+    cell_of,
+    default_tolerance,
+    wanted_trials,
+    with_facts,
+    with_task,
+    with_work,
+)
 from bench.errors import BenchError
 from bench.fold import fold, noisy
-from bench.interface import Options, OptionValue, Plan
-from bench.measure.scenarios import Scenario
-from bench.models import Resolved
-from bench.parity.compare import BLIND, TOLERANCES, Tolerance, movement, not_finite
-from bench.plausible.operations import counted
+from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
-from bench.record import CaseFacts, CaseLine, EndLine, Record, TrialLine
-from bench.redact import public
-from bench.registry import Registered
-from bench.store import RunFile, now
-from bench.trial import Place, TrialPlan, Wait, error_facts, run_trial
+from bench.preparation import Preparation
+from bench.record import EndLine, Record, SliceLine, TrialLine
+from bench.reference import NoiseFloor
+from bench.store import Journal, RunFile
+from bench.trial import TrialPlan, error_facts, run_trial
+
+__all__ = [
+    "Again",
+    "Calm",
+    "Case",
+    "Progress",
+    "Running",
+    "Settings",
+    "Site",
+    "case_facts",
+    "cell_of",
+    "default_tolerance",
+    "leave_cases",
+    "measure_cases",
+    "run_cases",
+]
 
 # After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
 WAIT_AFTER_NOISE_S = 5.0
 # A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
 # the noise of one reading (1 C). Rule of thumb.
 COOL_WITHIN_C = 2.0
+SPENT = "the budget is spent"
 TOO_WIDE = "as many trials as allowed; the interval is wider than the target"
 # Further trials when others were using the machine: as many again, and no more.
 NOISE_FACTOR = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A model on a backend on a device with options, complete and checked."""
-
-    resolved: Resolved
-    backend: Registered
-    device: str
-    options: Options
-    batch: int | None = None
-    files: Mapping[str, str] = field(default_factory=dict)
-    """File options of the run (custom-operator libraries): whoever judges needs them too."""
-    scenario: Scenario = field(default_factory=Scenario)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How thoroughly to measure, and by which tolerance to judge (None: the precision's own)."""
-
-    trials: int = 6
-    plan: Plan = field(default_factory=Plan)
-    tolerance: Tolerance | None = None
-    max_foreign_cpu: float = record.MAX_FOREIGN_CPU
-    cooldown_s: float | None = None
-    """Before every trial, wait at most so long until the machine is quiet, and as cool as before the first."""
-    max_trials: int = 0
-    """So many in all where the interval over processes is wider than the plan's target after `trials`."""
 
 
 class Progress(Protocol):
@@ -78,57 +73,91 @@ class Progress(Protocol):
         """No more trials of this case will come."""
 
 
-class _Running:
+class Running:
     """A case on its way: what it needs for its next trial, and the trials it has."""
 
-    def __init__(self, case: Case, settings: Settings, file: RunFile, peaks: Peaks) -> None:
+    def __init__(
+        self,
+        case: Case,
+        settings: Settings,
+        file: Journal,
+        peaks: Peaks,
+        preparation: Preparation | None = None,
+        again: Again | None = None,
+    ) -> None:
         self.case, self._settings, self._file, self._peaks = case, settings, file, peaks
+        self._preparation = preparation or Preparation()
         self.title = f"{case.resolved.model.name} on {case.backend.name}"
         self._id = secrets.token_hex(8)
         self._tolerance = settings.tolerance or default_tolerance(case)
-        self._line = _case_line(self._id, file, case, settings, self._tolerance)
-        self._plan: TrialPlan | None = None
+        self._line = case_line(self._id, file, case, settings, self._tolerance, again)
+        self.plan: TrialPlan | None = None
+        self._place: Place | None = None
         self._trials: list[TrialLine] = []
+        self._slices: list[SliceLine] = []
         self._end: EndLine | None = None
-        self.goal = settings.trials
+        self._final: Record | None = None
+        self.goal = wanted_trials(case, settings)
+        self._spent_s = 0.0
 
     def begin(self, place: Place) -> None:
         """Reference outputs and artefact. A failure ends the case."""
+        self._place = place
+        begin = time.monotonic()
         error, phase = None, "resolve"
-        prepared = None
+        prepared, noise = None, NoiseFloor()
         resolved = self.case.resolved
         try:
-            resolved = reference.complete(resolved, place, self.case.files)
+            resolved = self._preparation.reference(resolved, place, self.case.files)
+            noise = self._preparation.noise(resolved, place, self.case.files)
             phase = "prepare"
-            prepared = prepare(place, self.case.backend, resolved.model, self.case.options)
+            prepared = self._preparation.artefact(self.case.backend, resolved.model, self.case.options, place)
         except BenchError as caught:
             error = error_facts(caught, phase)
-        self._line = _with_facts(self._line, resolved, prepared)
+        self._line = with_facts(self._line, resolved, prepared, noise)
         if prepared is not None:
-            self._line = _with_work(self._line, self.case, place, self._peaks)
+            self._line = with_work(self._line, self.case, place, self._peaks)
+            self._line = with_task(self._line, self.case, place, self._settings.task)
         self._file.append(self._line)
         if prepared is None:
             self.end("it could not be prepared", error)
             return
-        self._plan = TrialPlan(
+        self.plan = TrialPlan(
             case_id=self._id,
             backend=self.case.backend,
             artifact=prepared.artifact,
-            artifact_key=prepared.key,
+            artifact_key=prepared.sha256,
             options=self.case.options,
             data_sets=resolved.data_sets,
             tolerance=self._tolerance,
             plan=self._settings.plan,
             scenario=self.case.scenario,
+            keep=self._keep_slice,
         )
+        self._spent_s = time.monotonic() - begin
 
     def trial(self, place: Place, wait: Wait | None) -> TrialLine:
         """One more trial, written down before this returns."""
-        assert self._plan is not None
-        line = run_trial(place, self._plan, len(self._trials), wait)
+        assert self.plan is not None
+        begin = time.monotonic()
+        line = self.keep(run_trial(place, self.plan, len(self._trials), wait))
+        self._spent_s += time.monotonic() - begin
+        return line
+
+    def leave(self, why: str, error: record.ErrorFacts | None = None) -> None:
+        """End a case that was not begun: nothing is prepared for it."""
+        self._file.append(self._line)
+        self.end(why, error)
+
+    def keep(self, line: TrialLine) -> TrialLine:
+        """The line of a trial that has ended, written down before this returns."""
         self._file.append(line)
         self._trials.append(line)
         return line
+
+    def _keep_slice(self, line: SliceLine) -> None:
+        self._file.append(line)
+        self._slices.append(line)
 
     def wants_more(self) -> str:
         """Empty while another trial is wanted, else why none is.
@@ -140,13 +169,21 @@ class _Running:
             return "a trial failed"
         if any(t.parity and not t.parity.passed for t in self._trials):
             return "its answers are wrong"
+        if self.case.scenario.soak_s is not None:
+            return "the soak has ended"
         quiet = sum(not noisy(t, self._settings.max_foreign_cpu) for t in self._trials)
         if quiet >= self.goal:
             reason = self._precision()
             if reason != TOO_WIDE or self.goal >= self._settings.max_trials:
                 return reason
             self.goal = self._settings.max_trials
-        return "the machine stayed busy" if len(self._trials) >= self.goal * NOISE_FACTOR else ""
+        last = self._trials[-1] if self._trials else None
+        if last and last.load and last.load.foreign_cpu is None and self._settings.max_foreign_cpu < 1:
+            return f"the load cannot be told: {last.load.reason}"  # nor will it be the next time
+        if len(self._trials) >= self.goal * NOISE_FACTOR:
+            return "the machine stayed busy"
+        budget_s = self._settings.case_budget_s
+        return "the case's budget is spent" if budget_s is not None and self._spent_s > budget_s else ""
 
     def _precision(self) -> str:
         """How the interval over processes compares with the target, where the median is the headline."""
@@ -157,8 +194,16 @@ class _Running:
         return TOO_WIDE if latency.p50_ci_relative > target else "precise enough"
 
     def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
-        self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error)
+        """No more trials come; what new shapes cost is looked at last, where it was asked for and the case is ok."""
+        tried = self._new_shapes() if error is None else None
+        self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error, new_shapes=tried)
         self._file.append(self._end)
+
+    def _new_shapes(self) -> record.ShapesTried | None:
+        count, place = self._settings.new_shapes, self._place
+        if not count or self.plan is None or place is None or not self._trials or self.record().status != "ok":
+            return None
+        return shapes.tried(self.case.resolved, self.plan, place, self._preparation, self.case.files, count)
 
     @property
     def ended(self) -> bool:
@@ -168,10 +213,30 @@ class _Running:
         return 0 if self.ended else max(1, self.goal - len(self._trials))
 
     def record(self) -> Record:
-        return fold(self._line, self._trials, self._end)
+        """What is known by now; once it has ended, for good."""
+        if self._final is not None:
+            return self._final
+        made = fold(self._line, self._trials, self._end, self._slices)
+        self._final = made if self.ended else None
+        return made
 
 
-class _Calm:
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place with what the cases there share: the run's file, what the machine can do, what could not be prepared."""
+
+    file: RunFile
+    place: Place
+    peaks: Peaks
+    preparation: Preparation
+
+    def running(self, case: Case, settings: Settings, again: Mapping[str, Again]) -> Running:
+        """The case on its way; `again` as in `measure_cases`."""
+        replaced = again.get(cell_of(case_facts(case)))
+        return Running(case, settings, self.file, self.peaks, self.preparation, replaced)
+
+
+class Calm:
     """What to wait for before the next trial: always with `cooldown_s`, else for a moment after a noisy trial."""
 
     def __init__(self, settings: Settings) -> None:
@@ -206,31 +271,66 @@ def run_cases(
         BenchError: the results folder cannot be written. Nothing else: what goes wrong with a case is in its record.
     """
     with RunFile(results, machine, run) as file:
-        peaks = Peaks(place, machine)
-        running = [_Running(case, settings, file, peaks) for case in cases]
-        calm = _Calm(settings)
-        for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
-            for case in running if number % 2 == 0 else reversed(running):
-                if not case.ended:
-                    _one_trial(case, number, running, place, settings, calm, progress, out_of_time)
-        return [case.record() for case in running]
+        site = Site(file, place, Peaks(place, machine), Preparation())
+        return measure_cases(cases, site, settings, progress=progress, out_of_time=out_of_time)
+
+
+def measure_cases(
+    cases: Sequence[Case],
+    site: Site,
+    settings: Settings,
+    *,
+    progress: Progress,
+    out_of_time: Callable[[], bool] = lambda: False,
+    again: Mapping[str, Again] | None = None,
+) -> list[Record]:
+    """As `run_cases`, at a site that more cases will come to. `again`: by cell, the execution that is replaced.
+
+    Raises:
+        BenchError: the results folder cannot be written. Nothing else.
+    """
+    running = [site.running(case, settings, again or {}) for case in cases]
+    calm = Calm(settings)
+    for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
+        for case in running if number % 2 == 0 else reversed(running):
+            if not case.ended:
+                _one_trial(case, number, running, site.place, settings, calm, progress, out_of_time)
+    return [case.record() for case in running]
+
+
+def leave_cases(
+    cases: Sequence[Case],
+    site: Site,
+    settings: Settings,
+    error: record.ErrorFacts,
+    again: Mapping[str, Again] | None = None,
+) -> list[Record]:
+    """The records of cases that are not begun, because of an error that others met before them.
+
+    Raises:
+        BenchError: the results folder cannot be written.
+    """
+    running = [site.running(case, settings, again or {}) for case in cases]
+    for case in running:
+        case.leave("not tried", error)
+    return [case.record() for case in running]
 
 
 def _one_trial(
-    case: _Running,
+    case: Running,
     number: int,
-    running: Sequence[_Running],
+    running: Sequence[Running],
     place: Place,
     settings: Settings,
-    calm: _Calm,
+    calm: Calm,
     progress: Progress,
     out_of_time: Callable[[], bool],
 ) -> None:
     if out_of_time():
         if number == 0:
-            case.begin(place)
-        if not case.ended:
-            case.end("the budget is spent")
+            case.leave(SPENT)
+        else:
+            case.end(SPENT)
         progress.case_ended(case.record())
         return
     progress.trial_begins(case.title, number + 1, case.goal)
@@ -243,145 +343,3 @@ def _one_trial(
     progress.trial_ended(sum(c.trials_left() for c in running))
     if case.ended:
         progress.case_ended(case.record())
-
-
-def default_tolerance(case: Case) -> Tolerance:
-    """The tolerance of the precision that is asked for, or that the model's file is in."""
-    asked = case.options.precision
-    name = case.resolved.precision if asked == "model" else {"tf32": "fp16"}.get(asked, asked)
-    return TOLERANCES.get(name, TOLERANCES["fp32"])
-
-
-def case_facts(case: Case) -> CaseFacts:
-    """What the case is, with files named by their content."""
-    model, options = case.resolved.model, case.options
-    extra = {name: _told(identity(value)) for name, value in options.extra.items()}
-    return CaseFacts(
-        model=record.ModelFacts(
-            name=model.name,
-            sha256=case.resolved.source_sha256,
-            opset=model.opset,
-            precision=case.resolved.precision,
-            shapes={name: list(shape) for name, shape in case.resolved.shapes.items()},
-        ),
-        backend=case.backend.name,
-        device=case.device,
-        options=record.OptionFacts(
-            threads=options.threads,
-            precision=options.precision,
-            cpus=list(options.cpus),
-            batch=case.batch,
-            scenario=case.scenario.name,
-            extra=dict(sorted(extra.items())),
-            streams=case.scenario.streams,
-            samples_per_query=case.scenario.samples_per_query,
-            rate=case.scenario.rate,
-            latency_bound_ns=case.scenario.latency_bound_ns,
-        ),
-    )
-
-
-def _told(value: OptionValue) -> OptionValue:
-    return public(value) if isinstance(value, str) else value
-
-
-def cell_of(facts: CaseFacts) -> str:
-    """The cell that a case belongs to every night: model, backend, device and options, but no versions.
-
-    An option that came later and was not given changes nothing: the cells of older records stay theirs.
-    """
-    data = msgspec.to_builtins(facts)
-    for field_ in msgspec.structs.fields(record.OptionFacts):
-        if not field_.required and data["options"][field_.name] == field_.default:
-            del data["options"][field_.name]
-    return key_of(data)[:16]
-
-
-def _case_line(identity_: str, file: RunFile, case: Case, settings: Settings, tolerance: Tolerance) -> CaseLine:
-    default = default_tolerance(case)
-    relaxed = tolerance.rtol > default.rtol or tolerance.atol_of_scale > default.atol_of_scale
-    facts = case_facts(case)
-    return CaseLine(
-        schema=record.SCHEMA,
-        id=identity_,
-        run=file.run,
-        cell=cell_of(facts),
-        machine=file.machine,
-        started_at=now(),
-        case=facts,
-        source=Path(case.resolved.reference).name,
-        trials_wanted=settings.trials,
-        target=settings.plan.target,
-        trials_max=max(settings.trials, settings.max_trials),
-        max_foreign_cpu=settings.max_foreign_cpu,
-        tolerance=record.ToleranceFacts(
-            name=tolerance.name,
-            rtol=tolerance.rtol,
-            atol_of_scale=tolerance.atol_of_scale,
-            reason=tolerance.reason,
-            relaxed=relaxed,
-        ),
-        notes=[public(note) for note in case.resolved.notes],
-    )
-
-
-def _with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None) -> CaseLine:
-    notes = list(line.notes)
-    facts = _reference_facts(resolved)
-    if facts and facts.moved is not None and facts.moved < BLIND:
-        notes.append(f"input-blind: the reference output moves by {facts.moved:.2%} of its norm between two inputs")
-    if odd := not_finite([d.expected for d in resolved.data_sets if d.expected]):
-        notes.append(f"not finite: the reference output {', '.join(odd)} holds NaN or infinity")
-    return msgspec.structs.replace(
-        line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
-    )
-
-
-def _with_work(line: CaseLine, case: Case, place: Place, peaks: Peaks) -> CaseLine:
-    """With what the model computes and what the place can do at most. The case is measured without them, too."""
-    counts, found = None, None
-    reason = ""
-    try:
-        counts = counted(case.resolved.model, place.cache)
-        if counts.macs:
-            found = peaks.of(case.backend, case.options)
-        else:
-            reason = "the model multiplies nothing that is counted"
-    except BenchError as error:
-        reason = public(error.message)
-    return msgspec.structs.replace(
-        line,
-        counts=msgspec.convert(counts, record.CountFacts | None, from_attributes=True),
-        peaks=msgspec.convert(found, record.PeakFacts | None),
-        work_reason=reason,
-    )
-
-
-def _prepare_facts(prepared: Prepared) -> record.PrepareFacts:
-    return record.PrepareFacts(
-        seconds=prepared.seconds,
-        cache=prepared.cache,  # type: ignore[arg-type]
-        artefact_bytes=prepared.size_bytes,
-        artefact_sha256=prepared.sha256,
-        converter=dict(prepared.converter),
-    )
-
-
-def _reference_facts(resolved: Resolved) -> record.ReferenceFacts | None:
-    """The weakest provenance among the data sets stands for all: one that came without words is `as supplied`."""
-    known = [d for d in resolved.data_sets if d.expected is not None and d.provenance is not None]
-    if not known:
-        return None
-    first = known[0].provenance
-    assert first is not None
-    moved = None
-    if len(known) > 1:
-        moved = movement(known[0].expected or {}, known[1].expected or {})
-    producers = {d.provenance.producer for d in known if d.provenance}
-    return record.ReferenceFacts(
-        producer=public(" and ".join(sorted(producers))),
-        version=public(first.version),
-        settings=public(first.settings),
-        sha256=key_of([d.sha256 for d in known]),
-        moved=moved,
-    )

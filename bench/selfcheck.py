@@ -26,9 +26,10 @@ from bench.interface import Array, Feeds, Options, Plan
 from bench.measure import loop
 from bench.models import resolve
 from bench.parity.compare import TOLERANCES
+from bench.place import Place
 from bench.record import MAX_FOREIGN_CPU, TrialLine
 from bench.registry import complete_options, find
-from bench.trial import Place, TrialPlan, run_trial
+from bench.trial import TrialPlan, run_trial
 
 PR_GET_TIMERSLACK = 30
 LOOK_S = 1.0

@@ -2,155 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
 
-from bench import __version__, record
-from bench.cache import Cache
-from bench.errors import BackendUnavailable, BenchError
+from bench import record, soak
+from bench.errors import BenchError, Unreachable
 from bench.fold import worst_first
-from bench.hosts.base import Host
-from bench.interface import Artifact, Options, Outputs, Plan, Probe
+from bench.interface import Artifact, Options, Outputs, Plan
 from bench.measure.scenarios import Scenario, longest_s
 from bench.models import DataSet
 from bench.parity.compare import OutputParity, ParityReport, Tolerance, compare
+from bench.place import Limits, Place, Started, Wait, feeds_there, options_there, started
 from bench.redact import public
 from bench.registry import Registered
 from bench.store import now
-from bench.worker import bundle, wire
-from bench.worker.client import CONNECT_S, Failure, Worker, WorkerError
+from bench.worker import wire
+from bench.worker.client import Failure, Worker, WorkerError
 from bench.worker.protocol import Unpacker, pack
 
-SAY_AFTER_S = 2.0
-LEASE_FOLDER = "/tmp"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long each phase may take, in seconds. `measure` is added to what the plan itself may take."""
-
-    connect: float = CONNECT_S
-    lease: float = 3600.0
-    start: float = 60.0
-    probe: float = 60.0
-    prepare: float = 900.0
-    load: float = 300.0
-    first_run: float = 300.0
-    measure: float = 60.0
-    close: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A host with what a worker on it needs."""
-
-    device: str
-    host: Host
-    cache: Cache
-    limits: Limits = field(default_factory=Limits)
-    lease_folder: str = LEASE_FOLDER
-    say: Callable[[str], None] = lambda message: None
-    """Told what takes a while: waiting for the machine, fetching, converting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Before a trial, wait at most so long for others to use less of the machine, and for it to be no hotter."""
-
-    seconds: float
-    max_foreign_cpu: float
-    max_temperature_c: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A worker whose child has imported its runtime."""
-
-    worker: Worker
-    probe: Probe
-    environment: Mapping[str, Any]
-    start_s: float
-    import_s: float
-    waited: record.WaitedFacts | None = None
-
-
-def probe(place: Place, backend: Registered) -> Probe:
-    """What the backend can do there, asked in a process of its own: importing a runtime may print, crash or hang."""
-    try:
-        code, key = bundle.make(backend.spec, place.cache)
-        with Worker(place.host, str(place.host.put(code, key)), connect_s=place.limits.connect) as worker:
-            worker.ask("start", {"backend": backend.spec, "cpus": []}, limit_s=place.limits.start)
-            answer, _ = worker.ask("probe", limit_s=place.limits.probe)
-    except BenchError as error:
-        return Probe(False, reason=error.message, remedy=error.hint)
-    return wire.probe(answer["probe"])
-
-
-@contextmanager
-def started(
-    place: Place, backend: Registered, cpus: Sequence[int] = (), *, purpose: str, wait: Wait | None = None
-) -> Iterator[Started]:
-    """A leased worker with a fresh child for this backend, ended on the way out.
-
-    Raises:
-        WorkerError: it could not be started, or the runtime is not available there.
-    """
-    code, key = bundle.make(backend.spec, place.cache)
-    limits = place.limits
-    with Worker(place.host, str(place.host.put(code, key)), connect_s=place.limits.connect) as worker:
-        holder = f"deploybench {purpose} (process {os.getpid()}, since {now()})"
-        _lease(worker, place, holder)
-        waited = _quiet(worker, place, wait) if wait else None
-        begin = time.perf_counter()
-        facts, _ = worker.ask("start", {"backend": backend.spec, "cpus": list(cpus)}, limit_s=limits.start)
-        start_s = time.perf_counter() - begin
-        begin = time.perf_counter()
-        answer, _ = worker.ask("probe", limit_s=limits.probe)
-        import_s = time.perf_counter() - begin
-        probe = wire.probe(answer["probe"])
-        if not probe.available:
-            failure = Failure(
-                "probe", "BackendUnavailable", probe.reason, probe.remedy, error=BackendUnavailable.__name__
-            )
-            raise WorkerError(failure)
-        yield Started(
-            worker,
-            probe,
-            {**answer["environment"], "numpy": facts["numpy"], "deploybench": __version__},
-            start_s,
-            import_s,
-            waited,
-        )
-
-
-def _lease(worker: Worker, place: Place, holder: str) -> None:
-    """Have the machine to ourselves; say so when that takes a while."""
-    args = {"folder": place.lease_folder, "holder": holder}
-    try:
-        worker.ask("lease", args, phase="connect", limit_s=min(SAY_AFTER_S, place.limits.lease))
-    except WorkerError as error:
-        if error.failure.kind != "lease" or place.limits.lease <= SAY_AFTER_S:
-            raise
-        place.say(f"waiting: {error.message}")
-        worker.ask("lease", args, phase="connect", limit_s=place.limits.lease - SAY_AFTER_S)
-
-
-def _quiet(worker: Worker, place: Place, wait: Wait) -> record.WaitedFacts:
-    """Have the machine quiet and cool, if it gets so in time: there, before anything of ours runs."""
-    place.say(f"waiting for the machine to be quiet, at most {wait.seconds:g} s")
-    args = {
-        "wait_s": wait.seconds,
-        "max_foreign_cpu": wait.max_foreign_cpu,
-        "max_temperature_c": wait.max_temperature_c,
-    }
-    answer, _ = worker.ask("quiet", args, phase="connect", limit_s=wait.seconds + place.limits.connect)
-    return record.WaitedFacts(**answer)
+RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +40,15 @@ class TrialPlan:
     tolerance: Tolerance
     plan: Plan
     scenario: Scenario = field(default_factory=Scenario)
+    keep: Callable[[record.SliceLine], None] = lambda line: None
+    """Writes a stretch of a soak down."""
 
 
-class _Trial:
-    """Gathers what is learnt, so that a trial that fails half-way still says what it knew."""
+class Trial:
+    """Gathers what is learnt, so that a trial that fails half-way still says what it knew.
+
+    A pytest session takes it step by step (`begin`, inferences of its own, `end`); a run takes it as a whole (`run`).
+    """
 
     def __init__(self, index: int, plan: TrialPlan) -> None:
         self._plan = plan
@@ -183,6 +62,8 @@ class _Trial:
         }
         self._judged: list[record.JudgedFacts] = []
         self._devices: tuple[str, ...] = ()
+        self._loaded_rss_bytes: int | None = None
+        self._place: Place | None = None
 
     def line(self) -> record.TrialLine:
         worst = max(self._judged, key=worst_first, default=None)
@@ -192,30 +73,49 @@ class _Trial:
         self._facts["error"] = error
 
     def run(self, place: Place, wait: Wait | None) -> None:
+        """The whole trial, in a worker of its own."""
         plan = self._plan
         with started(place, plan.backend, plan.options.cpus, purpose=plan.backend.name, wait=wait) as ready:
-            self._facts["waited"] = ready.waited
-            self._facts |= {"environment": dict(ready.environment), "runtimes": dict(ready.probe.runtimes)}
-            self._devices = ready.probe.devices
-            cold = record.ColdFacts(start_s=ready.start_s, import_s=ready.import_s)
-            self._facts["cold"] = cold
-            loaded = self._load(ready.worker, place)
-            first_run_s = [self._first_run(ready.worker, place.limits, index) for index in range(len(plan.data_sets))]
-            self._facts["cold"] = record.ColdFacts(
-                start_s=ready.start_s, import_s=ready.import_s, load_s=loaded["load_s"], first_run_s=first_run_s[0]
-            )
-            self._measure(ready.worker, place.limits, loaded["loaded_rss_bytes"])
-            ready.worker.ask("close", limit_s=place.limits.close)
+            self.begin(ready, place)
+            self.end(ready.worker, place.limits)
+
+    def begin(self, ready: Started, place: Place) -> None:
+        """Load the artefact, and judge its first answer to every input."""
+        self._facts["waited"] = ready.waited
+        self._facts |= {"environment": dict(ready.environment), "runtimes": dict(ready.probe.runtimes)}
+        self._devices = ready.probe.devices
+        self._place = place
+        cold = record.ColdFacts(start_s=ready.start_s, import_s=ready.import_s)
+        self._facts["cold"] = cold
+        loaded = self._load(ready.worker, place)
+        self._loaded_rss_bytes = loaded["loaded_rss_bytes"]
+        count = len(self._plan.data_sets)
+        first_run_s = [self._first_run(ready.worker, place.limits, index) for index in range(count)]
+        self._facts["cold"] = record.ColdFacts(
+            start_s=ready.start_s, import_s=ready.import_s, load_s=loaded["load_s"], first_run_s=first_run_s[0]
+        )
+
+    def end(self, worker: Worker, limits: Limits) -> None:
+        """Time it, judge what it answered last, and close the session."""
+        if self._plan.scenario.soak_s is not None:
+            self._soak(worker, limits, self._plan.scenario.soak_s)
+        else:
+            self._measure(worker, limits, self._loaded_rss_bytes)
+        worker.ask("close", limit_s=limits.close)
 
     def _load(self, worker: Worker, place: Place) -> dict[str, Any]:
         artifact = wire.plain(self._plan.artifact)
-        artifact["root"] = str(place.host.put(self._plan.artifact.root, self._plan.artifact_key))
-        args = {"artifact": artifact, "options": wire.plain(self._plan.options)}
+        there = place.host.put(self._plan.artifact.root, self._plan.artifact_key, self._plan.artifact.files)
+        artifact["root"] = str(there)
+        args = {
+            "artifact": artifact,
+            "options": wire.plain(options_there(place, self._plan.backend, self._plan.options)),
+        }
         return worker.ask("load", args, limit_s=place.limits.load)[0]
 
     def _first_run(self, worker: Worker, limits: Limits, index: int) -> float:
         data = self._plan.data_sets[index]
-        answer, outputs = run_once(worker, data, limits)
+        answer, outputs = run_once(worker, data, limits, place=self._place)
         self._judge(outputs, index, "first_run")
         return float(answer["run_s"])
 
@@ -243,7 +143,12 @@ class _Trial:
             outputs = {name: reader.value(tree) for name, tree in made["outputs"].items()}
             self._judge(outputs, made["feed_index"], "verify")
         placement = record.PlacementFacts(**answer["placement"], affinity=answer["affinity"])
-        memory = record.MemoryFacts(loaded_rss_bytes=loaded_rss_bytes, peak_rss_bytes=answer["peak_rss_bytes"])
+        observed = self._of_gpu(msgspec.convert(answer.get("observed"), record.ObservedFacts | None))
+        memory = record.MemoryFacts(
+            loaded_rss_bytes=loaded_rss_bytes,
+            peak_rss_bytes=answer["peak_rss_bytes"],
+            peak_gpu_bytes=observed.gpu.peak_process_bytes if observed and observed.gpu else None,
+        )
         self._facts |= {
             "series": series,
             "throughput": msgspec.convert(answer.get("throughput"), record.StreamsFacts | None),
@@ -254,11 +159,34 @@ class _Trial:
             "bracket_ns": answer["bracket_ns"],
             "fits": answer["fits"],
             "load": record.LoadFacts(**answer["load"]),
-            "observed": msgspec.convert(answer.get("observed"), record.ObservedFacts | None),
+            "observed": observed,
             "memory": memory,
             "placement": placement,
         }
         self._check_placement(placement)
+
+    def _soak(self, worker: Worker, limits: Limits, seconds: float) -> None:
+        cold, index = self._facts["cold"], self._facts["index"]
+        wanted = soak.Soak(seconds, cold.first_run_s, self._plan.case_id, index, limits.measure)
+
+        def judge(outputs: Outputs, feed: int) -> bool:
+            self._judge(outputs, feed, "verify")
+            return not self._judged or self._judged[-1].passed
+
+        say = self._place.say if self._place else lambda message: None
+        found = soak.measure(worker, wanted, self._plan.plan, judge=judge, keep=self._plan.keep, say=say)
+        placement = record.PlacementFacts(**found.pop("placement"), affinity=found.pop("affinity"))
+        peak = found.pop("peak_rss_bytes")
+        memory = record.MemoryFacts(loaded_rss_bytes=self._loaded_rss_bytes, peak_rss_bytes=peak)
+        self._facts |= {**found, "memory": memory, "placement": placement}
+        self._check_placement(placement)
+
+    def _of_gpu(self, observed: record.ObservedFacts | None) -> record.ObservedFacts | None:
+        """With the reason, where a GPU was to be used and none was seen."""
+        if observed is None or observed.gpu is not None or not any(d.startswith("cuda") for d in self._devices):
+            return observed
+        lacking = {**observed.not_available, "gpu": "not available: the process has no device file of a GPU open"}
+        return msgspec.structs.replace(observed, not_available=lacking)
 
     def _check_placement(self, placement: record.PlacementFacts) -> None:
         """Nothing falls back silently: what was got is what was asked for, or the case has failed."""
@@ -274,19 +202,35 @@ class _Trial:
 
 def run_trial(place: Place, plan: TrialPlan, index: int, wait: Wait | None = None) -> record.TrialLine:
     """The line of one trial; a failure of any kind is in it, never raised."""
-    trial = _Trial(index, plan)
-    try:
-        trial.run(place, wait)
-    except BenchError as error:
-        trial.fail(error_facts(error, "connect"))
+    for again in range(place.retries, -1, -1):
+        trial = Trial(index, plan)
+        try:
+            trial.run(place, wait)
+        except BenchError as error:
+            facts = error_facts(error, "connect")
+            trial.fail(facts)
+            if again and facts.error == Unreachable.__name__:
+                place.say(f"{facts.message}; beginning this trial again")
+                time.sleep(RETRY_AFTER_S)
+                continue
+        break
     return trial.line()
 
 
-def run_once(worker: Worker, data: DataSet, limits: Limits) -> tuple[dict[str, Any], Outputs]:
-    """The answer to one `run`, and its outputs."""
+def run_once(
+    worker: Worker, data: DataSet, limits: Limits, *, timed: bool = True, place: Place | None = None
+) -> tuple[dict[str, Any], Outputs]:
+    """The answer to one `run`, and its outputs. `timed`: its feeds shall rotate through the timed loop, too.
+
+    `place`: where the worker is; inputs are kept on a device, so that they travel once.
+    """
     buffers: list[bytes | memoryview] = []
-    feeds = {name: pack(array, buffers) for name, array in data.feeds.items()}
-    answer, body = worker.ask("run", {"feeds": feeds}, buffers, phase="first_run", limit_s=limits.first_run)
+    args = {"feeds": {name: pack(array, buffers) for name, array in data.feeds.items()}, "keep": timed}
+    if place and place.home:
+        args["feeds_at"] = str(feeds_there(place, data, buffers))
+        buffers = []
+    phase = "first_run" if timed else "run"
+    answer, body = worker.ask("run", args, buffers, phase=phase, limit_s=limits.first_run)
     reader = Unpacker(body)
     return answer, {name: reader.value(tree) for name, tree in answer["outputs"].items()}
 
@@ -325,3 +269,8 @@ def error_facts(error: BenchError, phase: str) -> record.ErrorFacts:
         signal=failure.signal,
         log_tail=public(failure.log_tail),
     )
+
+
+def passing(error: record.ErrorFacts) -> bool:
+    """Whether it was the way to the machine, or the wait for it, that failed: another time it may be open."""
+    return error.error == "Unreachable" or error.kind == "link" or (error.error, error.phase) == ("Timeout", "connect")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.cache import Cache
 from bench.errors import BackendUnavailable
 from bench.toolbox import fetch
+
+pytest_plugins = ("pytester",)
+# A suite to copy: tests/plugin runs it as its user would, in a folder of its own.
+collect_ignore = ["examples"]
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("fixed", deadline=None, derandomize=True, database=None)

@@ -15,7 +15,18 @@ from hypothesis.extra import numpy as hnp
 
 from bench.interface import Packed
 from bench.parity import compare as parity
-from bench.parity.compare import TOLERANCES, Tolerance, compare, movement, not_finite, parse_tolerance
+from bench.parity import distance
+from bench.parity.compare import (
+    TOLERANCES,
+    Tolerance,
+    compare,
+    empty_of_proof,
+    movement,
+    not_finite,
+    parse_tolerance,
+)
+from bench.parity.numbers import Numbers
+from bench.parity.precision import bits_above, looks_like
 
 FP32 = TOLERANCES["fp32"]
 NOTHING = Tolerance("none", 0.0, 0.0, "nothing is allowed")
@@ -438,7 +449,8 @@ def test_movement_is_a_share_of_the_norm(array, exponent):
 
 def test_movement_where_nothing_can_be_said():
     assert movement({"y": f32(NAN)}, {"y": f32(1)}) is None
-    assert movement({"y": [f32(1)]}, {"y": [f32(1)]}) is None
+    assert movement({"y": None}, {"y": None}) is None
+    assert movement({"y": []}, {"y": []}) is None
     assert movement({"y": f32(1)}, {}) is None
     assert movement({"y": f32(1)}, {"y": f32(1, 2)}) is None
     assert movement({}, {}) is None
@@ -468,3 +480,184 @@ def test_what_is_not_finite_is_named():
     fine, odd = np.ones(3, np.float32), np.array([1, np.inf], np.float32)
     assert not_finite([{"a": fine, "b": odd, "c": np.arange(3)}, {"a": fine, "b": fine, "c": None}]) == ["b"]
     assert not_finite([]) == []
+
+
+# The quick way and the careful one.
+
+SINGLE = st.floats(-1e3, 1e3, width=32, allow_subnormal=False)
+DOUBLE = st.floats(-1e3, 1e3, allow_subnormal=False)
+
+
+@given(pairs(elements=SINGLE, dtype=np.float32) | pairs(elements=DOUBLE, dtype=np.float64), TOLERANCE)
+def test_the_quick_way_finds_what_the_careful_one_finds(pair, tolerance):
+    expected, got = pair
+    bounds = [(tolerance.rtol, tolerance.atol_of_scale), (1e-3, 2e-4)]
+    with np.errstate(all="ignore"):
+        quick = distance._quick(Numbers(expected), Numbers(got), bounds) if expected.size else None
+        careful = distance._careful(Numbers(expected), Numbers(got), bounds)
+    if quick is None:
+        return
+    assert quick.exceed == pytest.approx(careful.exceed, rel=1e-12)
+    assert quick.max_abs == careful.max_abs
+    assert quick.relative == careful.relative
+    assert (quick.out > 0) == (careful.out > 0)
+    assert quick.rms == pytest.approx(careful.rms, rel=1e-5)
+    assert quick.cosine == pytest.approx(careful.cosine, abs=1e-6)
+    if math.isfinite(careful.snr_db):
+        assert quick.snr_db == pytest.approx(careful.snr_db, abs=1e-3)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+def test_many_chunks_are_looked_at_the_quick_way(number):
+    rng = np.random.default_rng(3)
+    expected = rng.standard_normal((4, distance._QUICK_CHUNK - 5)).astype(number)
+    got = expected + rng.standard_normal(expected.shape).astype(number) * number(0.01)
+    bounds = [(1e-3, 2e-4), (1e-2, 1e-2)]
+    quick = distance._quick(Numbers(expected), Numbers(got), bounds)
+    careful = distance._careful(Numbers(expected), Numbers(got), bounds)
+    assert quick.out == pytest.approx(careful.out, abs=2)
+    assert (quick.worst, quick.exceed, quick.largest) == (careful.worst, careful.exceed, careful.largest)
+    assert quick.snr_db == pytest.approx(careful.snr_db, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64, bool, object])
+def test_no_comparison_takes_memory_that_grows_with_the_output(dtype):
+    peaks = []
+    for size in (1 << 20, 1 << 22):
+        expected = np.ones(size, dtype)
+        got = expected.copy()
+        tracemalloc.start()
+        try:
+            verdict(expected, got)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] <= 1.1 * peaks[0] + (1 << 16)
+
+
+# Types that numpy lacks.
+
+
+@pytest.mark.parametrize("name", ["float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "bfloat16"])
+def test_the_numbers_of_a_packed_type_are_those_of_ml_dtypes(name):
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    bits = np.arange(256, dtype=np.uint8) if name != "bfloat16" else np.arange(65536, dtype=np.uint16)
+    known = {"float8e4m3fn": "float8_e4m3fn", "float8e4m3fnuz": "float8_e4m3fnuz", "float8e5m2": "float8_e5m2"}
+    known |= {"float8e5m2fnuz": "float8_e5m2fnuz", "bfloat16": "bfloat16"}
+    with np.errstate(all="ignore"):
+        wanted = bits.view(getattr(ml_dtypes, known[name])).astype(np.float32)
+    np.testing.assert_array_equal(Numbers(Packed(name, bits)).part(0, bits.size), wanted)
+
+
+def test_one_step_of_the_outputs_own_type_is_always_allowed():
+    """Rounding to bf16 may go either way at a tie, whoever computes: a neighbour is no error, two steps are."""
+    one = np.array([0x3F80, 0x4000, 0x3F90], np.uint16)
+    assert verdict(Packed("bfloat16", one), Packed("bfloat16", one + 1)).passed
+    assert not verdict(Packed("bfloat16", one), Packed("bfloat16", one + 2)).passed
+    eighth = np.array([0x38, 0x40], np.uint8)
+    assert verdict(Packed("float8e4m3fn", eighth), Packed("float8e4m3fn", eighth + 1)).passed
+    assert not verdict(Packed("float8e4m3fn", eighth), Packed("float8e4m3fn", eighth + 2)).passed
+
+
+# Figures beside the verdict.
+
+
+def test_snr_is_what_it_says():
+    expected = np.array([3.0, 4.0], np.float32)
+    result = one(expected, expected + np.array([0.0, 0.05], np.float32), TOLERANCES["int8"])
+    assert result.snr_db == pytest.approx(20 * math.log10(5 / 0.05), abs=1e-3)
+    assert one(expected, expected.copy()).snr_db is None
+    assert one(np.zeros(3), np.ones(3)).snr_db is None
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e-30, 1.0, 1e30, 1e200])
+def test_snr_does_not_know_the_scale(factor):
+    expected = np.random.default_rng(5).standard_normal(100) * factor
+    assert one(expected, expected * 1.001, TOLERANCES["int8"]).snr_db == pytest.approx(60, abs=1e-6)
+
+
+def test_rankings():
+    logits = np.array([[1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1]], np.float32)
+    swapped = logits.copy()
+    swapped[0, [4, 5]] = 6, 5
+    result = one(logits, swapped, TOLERANCES["int8"])
+    assert (result.top1, result.top5) == (0.5, 1.0)
+    assert (one(logits, logits.copy()).top1, one(logits, logits.copy()).top5) == (1.0, 1.0)
+    four = one(logits.reshape(2, 6, 1, 1), -logits.reshape(2, 6, 1, 1))
+    assert four.top1 == 0
+    assert four.top5 == pytest.approx(0.8)
+
+
+def test_classes_that_are_equally_good_are_all_the_best():
+    expected = np.array([[1, 1, 0, 0, 0, 0, 0]], np.float32)
+    got = np.array([[1, 1.0001, 0, 0, 0, 0, 0]], np.float32)
+    assert one(expected, got).top1 == 1
+    assert one(expected, got[:, ::-1].copy()).top1 == 0
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.ones(9, np.float32),
+        np.ones((2, 4), np.float32),
+        np.ones((1, 9, 2), np.float32),
+        np.array([[1, 2, 3, 4, 5, math.nan]]),
+        np.ones((2, 9), np.complex64),
+        np.ones((2, 9), np.int64),
+    ],
+)
+def test_what_ranks_nothing(array):
+    assert one(array, array.copy()).top1 is None
+
+
+def test_what_proves_nothing_is_named():
+    full, zeros, empty = np.ones(3, np.float32), np.zeros(3, np.float32), np.ones((0, 4), np.float32)
+    sets = [{"a": full, "b": zeros, "c": empty, "d": None, "e": [{1: 0.5}]}] * 2
+    assert empty_of_proof(sets) == ["b", "c", "d"]
+    assert empty_of_proof([{"a": zeros}, {"a": full}]) == []
+    assert not_finite([{"m": [{0: math.nan, 1: 1.0}]}]) == ["m"]
+
+
+# Which precision an error looks like.
+
+
+@pytest.mark.parametrize(
+    ("noise", "snr", "like"),
+    [
+        (120, 115, "fp32"),
+        (120, None, "fp32"),
+        (400, 140, "fp32"),
+        (108, 62.6, "fp16"),
+        (107, 43, "fp16"),
+        (145, 72, "fp16"),
+        (119, 34, "bf16"),
+        (132, 45, "bf16"),
+        (132, 20, "int8"),
+    ],
+)
+def test_an_error_looks_like_the_precision_that_made_it(noise, snr, like):
+    """The pairs are from the zoo: ncnn in fp32, fp16 and bf16, MNN's Winograd convolutions."""
+    assert looks_like(bits_above(noise, snr)) == like
+
+
+@pytest.mark.parametrize(("digits", "like"), [(23, "fp32"), (10, "fp16"), (7, "bf16")])
+def test_a_net_in_less_precision_is_seen(digits, like):
+    """Dense layers, every product's operands and every sum rounded to so many bits of mantissa."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((64, 64)) / 8 for _ in range(6)]
+
+    def rounded(x, digits):
+        mantissa, exponent = np.frexp(x)
+        return np.ldexp(np.round(mantissa * 2.0 ** (digits + 1)) / 2.0 ** (digits + 1), exponent)
+
+    def net(digits, order):
+        x = rounded(np.random.default_rng(1).standard_normal((8, 64)), digits)
+        for w in weights:
+            x = rounded(np.tanh(x[:, order] @ rounded(w, digits)[order]), digits)
+        return x
+
+    plain, turned = np.arange(64), np.arange(63, -1, -1)
+    exact = net(52, plain)
+    noise = one(exact, net(23, plain), TOLERANCES["int8"]).snr_db
+    error = one(exact, net(digits, turned), TOLERANCES["int8"]).snr_db
+    assert looks_like(bits_above(noise, error)) == like

@@ -27,7 +27,7 @@ RUNTIMES = {"ort-cpu": "onnxruntime", "ncnn": "ncnn", "mnn": "MNN"}
 # A runtime's own faults, if any: (backend, check) -> reason. Strict: one that is repaired fails the suite.
 KNOWN_FAILURES: dict[tuple[str, str], str] = {}
 # What does not apply: the runtimes are there, no session brings a clock of its own, and two know few operators.
-ALWAYS_SKIPPED = {"unavailable", "measure_samples", "measure_fits", "measure_outputs"}
+ALWAYS_SKIPPED = {"unavailable", "measure_samples", "measure_fits", "measure_outputs", "device_series"}
 SKIPPED = {
     "Fake": {"values_conv"},
     "NumpyMlp": {"values_conv", "values_two_inputs", "values_flatten", "outputs_are_not_feeds"},

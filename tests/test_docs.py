@@ -16,7 +16,8 @@ from bench.report import markdown
 from bench.store import read_records, run_files
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+FOLDERS = ("*", "bench/*", "tests/examples/*")
+DOCUMENTS = [ROOT / "README.md", *sorted(found for folder in FOLDERS for found in ROOT.glob(f"{folder}/README.md"))]
 COMMANDS = [
     pytest.param(document, line, id=f"{document.parent.name}: {line[:60]}")
     for document in DOCUMENTS
@@ -44,7 +45,7 @@ def test_documented_commands_exist(document, line):
     while isinstance(command, click.Group):
         command = command.get_command(click.Context(command), words.pop(0))
         assert command is not None, line
-    known = {flag for parameter in command.params for flag in parameter.opts}
+    known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     for word in words:
         if word.startswith("-") and not re.fullmatch(r"-?[\d.]+", word):
             assert word.split("=")[0] in known, f"{line}: there is no {word}"
@@ -55,6 +56,17 @@ def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), f"{document}: {target}"
+    for name, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", document.read_text()):
+        if "//" not in name:
+            assert anchor in anchors(document.parent / name if name else document), f"{document}: {name}#{anchor}"
+
+
+def anchors(document):
+    """What can be linked to: headings as GitHub names them, and what says its own name."""
+    text = document.read_text()
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    named = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return named | set(re.findall(r'id="([^"]+)"', text))
 
 
 def test_every_verb_is_in_the_readme():
@@ -78,7 +90,7 @@ def test_every_verb_has_examples_that_exist(path):
     assert examples or path == ("completion",)
     for line in examples:
         words = shlex.split(line.split("|")[0].split("#")[0])
-        known = {flag for parameter in EVERY[(words[1],)].params for flag in parameter.opts}
+        known = {flag for p in EVERY[(words[1],)].params for flag in (*p.opts, *p.secondary_opts)}
         assert [w for w in words[2:] if w.startswith("-") and w not in known] == [], line
 
 

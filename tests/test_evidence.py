@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,14 +21,19 @@ from bench import record as r
 from bench.artifacts import prepare
 from bench.cache import Cache
 from bench.evidence import clocks, load, quiet, watch
+from bench.fold import evidence as folded
 from bench.hosts.local import LocalHost
 from bench.interface import Options, Plan
 from bench.models import resolve
 from bench.parity.compare import TOLERANCES
+from bench.place import Place, Wait
 from bench.registry import complete_options, find
-from bench.runner import COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Settings, _Calm
-from bench.trial import Place, TrialPlan, Wait, run_trial
+from bench.runner import COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Calm, Settings
+from bench.store import read_lines
+from bench.trial import TrialPlan, run_trial
 
+GOLDEN = Path(__file__).parent / "golden" / "schema-1.jsonl"
+CASE = next(line for line in read_lines(GOLDEN) if isinstance(line, r.CaseLine))
 CPUS = sorted(os.sched_getaffinity(0))
 CPU = CPUS[0]
 CPUFREQ = f"sys/devices/system/cpu/cpu{CPU}/cpufreq"
@@ -116,6 +123,34 @@ def test_looks_are_a_second_apart(files):
     for tenth in range(40):
         found.look(begin + tenth / 10)
     assert len(found.end().timeline) in (4, 5)
+
+
+def test_hours_take_no_more_room_than_minutes(files):
+    files(**{f"{CPUFREQ}/scaling_cur_freq": 1000000, f"{ZONE}/type": "cpu", f"{ZONE}/temp": 40000})
+    on_cpu(files)
+    found = watch.Watch(os.getpid(), files.root)
+    begin = time.monotonic()
+    for second in range(1, 3 * watch.LOOKS):
+        if second == 1000:
+            files(**{f"{CPUFREQ}/scaling_cur_freq": 700000, f"{ZONE}/temp": 91000})
+        if second == 1001:
+            files(**{f"{CPUFREQ}/scaling_cur_freq": 1000000, f"{ZONE}/temp": 40000})
+        found.look(begin + second)
+    seen = found.end()
+    assert watch.LOOKS / 2 <= len(seen.timeline) <= watch.LOOKS
+    assert [entry[1] for entry in seen.timeline].count(700) == 1
+    assert max(entry[2] for entry in seen.timeline) == seen.temperature_c == 91.0
+    assert [entry[0] for entry in seen.timeline] == sorted(entry[0] for entry in seen.timeline)
+    assert seen.frequency_mhz == (700, 1000)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [(watch.Observed, r.ObservedFacts), (quiet.Waited, r.WaitedFacts), (load.Load, r.LoadFacts)],
+)
+def test_what_workers_tell_is_what_records_keep(theirs, ours):
+    """Workers have no msgspec, so each of these is written twice: the same fields, in the same order."""
+    assert tuple(field.name for field in fields(theirs)) == ours.__struct_fields__
 
 
 def test_threads_that_run_count_and_those_that_sleep_do_not(files):
@@ -285,7 +320,8 @@ def test_energy_that_stops_being_told_is_not_guessed(files, tmp_path):
 
 @given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(0, 10**8))
 def test_the_peak_without_samples_is_never_below_that_before_the_loop(before, grown, samples):
-    found = load.peak_without(before, before + grown, samples)
+    kept = samples * load.BYTES_PER_SAMPLE
+    found = load.peak_without(before, before + grown, kept)
     assert before <= found <= before + grown
     assert load.peak_without(before, None, samples) is None
 
@@ -371,32 +407,41 @@ def test_a_throttled_trial_is_noisy_whatever_is_allowed():
     assert folds.noisy(hot, 1.0)
     assert not folds.noisy(trial(observed=observed()), 0.03)
     assert not folds.noisy(trial(observed=observed(throttled=None)), 0.03)
-    assert folds._noise([hot]) == "the CPU was throttled during the measurement (core_throttle_count of cpu0 +3)"
+    assert folded.noise([hot]) == "the CPU was throttled during the measurement (core_throttle_count of cpu0 +3)"
 
 
 def test_extremes_over_trials_and_a_figure_that_one_lacks_is_absent():
-    both = folds._observed([observed(), observed(frequency_mhz=(1000, 2500), temperature_c=60.0, energy_j=2.0)])
+    both = folded.observed([observed(), observed(frequency_mhz=(1000, 2500), temperature_c=60.0, energy_j=2.0)])
     assert both.frequency_mhz == (1000, 3000)
     assert (both.temperature_c, both.energy_j, both.seconds) == (60.0, 5.0, 2.0)
     reason = {"temperature_c": "not available: no sensor"}
-    one = folds._observed([observed(), observed(temperature_c=None, temperature_of="", not_available=reason)])
+    one = folded.observed([observed(), observed(temperature_c=None, temperature_of="", not_available=reason)])
     assert (one.temperature_c, one.temperature_of) == (None, "")
     assert one.not_available["temperature_c"] == reason["temperature_c"]
-    assert folds._observed([]) is None
+    assert folded.observed([]) is None
+
+
+def energy(trials, scenario="single-stream"):
+    """What a record says of it."""
+    options = r.OptionFacts(threads=1, precision="model", cpus=[], batch=None, scenario=scenario, extra={})
+    line = msgspec.structs.replace(CASE, case=msgspec.structs.replace(CASE.case, options=options))
+    found = folds.fold(line, trials, None).evidence
+    return found.energy_per_inference_j, found.energy_reason
 
 
 def test_energy_per_inference_counts_the_warm_up_too():
     series = [r.Series(scope="end_to_end", clock="host", samples_ns=[1] * 8)]
     told = trial(observed=observed(energy_j=3.0), series=series, warmup_count=2)
-    assert folds._energy_per_inference([told, told], "single-stream") == (0.3, "")
+    assert energy([told, told]) == (0.3, "")
     lacking = trial(observed=observed(energy_j=None, not_available={"energy_j": "not available: why"}), series=series)
-    assert folds._energy_per_inference([told, lacking], "single-stream") == (None, "not available: why")
-    assert folds._energy_per_inference([], "single-stream")[0] is None
-    assert "server" in folds._energy_per_inference([told], "server")[1]
+    assert energy([told, lacking]) == (None, "not available: why")
+    assert energy([told, trial(series=series)])[0] is None
+    assert energy([])[0] is None
+    assert "server" in energy([told], "server")[1]
 
 
 def test_what_is_waited_for_before_a_trial():
-    calm = _Calm(Settings())
+    calm = Calm(Settings())
     assert calm.wait() is None
     noisy_load = msgspec.structs.replace(QUIET, foreign_cpu=0.9)
     calm.learn(msgspec.structs.replace(trial(), load=noisy_load))
@@ -406,7 +451,7 @@ def test_what_is_waited_for_before_a_trial():
 
 
 def test_a_cooldown_is_to_the_temperature_of_the_first_wait():
-    calm = _Calm(Settings(cooldown_s=60.0))
+    calm = Calm(Settings(cooldown_s=60.0))
     assert calm.wait().max_temperature_c is None
     for degrees in (40.0, 70.0):
         calm.learn(trial(waited=r.WaitedFacts(waited_s=0.5, quiet=True, foreign_cpu=0.0, temperature_c=degrees)))
@@ -440,7 +485,7 @@ def test_beside_a_hog_no_case_is_published_as_clean(cli, mlp_path, tmp_path):
     assert 0 < record["evidence"]["waited_s"] <= WAIT_AFTER_NOISE_S + 1
     assert done.code == 0
     table = done.stdout
-    assert "noisy: others used" in table
+    assert re.search(r"noisy\S*: others used", table)
     assert "Timing in ms" not in table
     assert "Median latency" not in table
 
@@ -465,7 +510,7 @@ class MadeUp(LocalHost):
     machine = "/"
 
     def start(self, argv):
-        return super().start([*argv, self.machine])
+        return super().start([self.machine if word == "/" else word for word in argv])
 
 
 def test_what_the_supervisor_sees_is_in_the_trials_line(files, mlp_path, tmp_path):

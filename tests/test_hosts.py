@@ -139,13 +139,16 @@ def test_getting_files_and_folders(host, tmp_path):
         ("cut=0", Faults(cut_bytes=0)),
         ("banner,cut=12,", Faults(banner=True, cut_bytes=12)),
         ("refuse,garbage", Faults(refuse=True, garbage=True)),
+        ("machine=pi_5-a,banner", Faults(machine="pi_5-a", banner=True)),
     ],
 )
 def test_names_of_faults(text, faults):
     assert parse_faults(text) == faults
 
 
-@pytest.mark.parametrize("text", ["slow", "cut", "cut=", "cut=x", "cut=-1", "banner=1", "Banner"])
+@pytest.mark.parametrize(
+    "text", ["slow", "cut", "cut=", "cut=x", "cut=-1", "banner=1", "Banner", "machine=", "machine=../x", "machine=a/b"]
+)
 def test_faults_that_are_none(text):
     with pytest.raises(UsageError) as caught:
         parse_faults(text)

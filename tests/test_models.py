@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
-from bench import catalog, models
+from bench import catalog, datasets, models, onnxfile
 from bench.cache import Cache
 from bench.errors import UsageError
 from bench.interface import Packed, ValueSpec
@@ -152,7 +153,7 @@ def test_a_data_set_is_taken_by_name_whatever_its_position(folder, cache):
     first, second = got(folder, cache).data_sets
     assert {n: a.shape for n, a in first.feeds.items()} == {"a": (1, 2), "b": (1, 3)}
     assert first.expected["b_out"].tolist() == [[2, 2, 2]]
-    assert first.provenance == models.AS_SUPPLIED
+    assert first.provenance == datasets.AS_SUPPLIED
     assert second.expected is None
 
 
@@ -251,7 +252,7 @@ def test_feeds_are_contiguous(folder, cache):
 def test_provenance_names_who_made_the_outputs(folder, cache):
     data_set(folder, input_0=ones(1, 2), input_1=ones(1, 3), output_0=ones(1, 2), output_1=ones(1, 3))
     (folder / "provenance.json").write_text(json.dumps({"producer": "torch", "version": "2.13", "more": 1}))
-    assert got(folder, cache).data_sets[0].provenance == models.Provenance("torch", "2.13")
+    assert got(folder, cache).data_sets[0].provenance == datasets.Provenance("torch", "2.13")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"producer": "torch"}', "null", "\xff"])
@@ -259,6 +260,73 @@ def test_broken_provenance_is_an_error(folder, cache, text):
     (folder / "provenance.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match=r"provenance\.json cannot be used"):
         got(folder, cache)
+
+
+def said(folder, **facts):
+    (folder / "provenance.json").write_text(json.dumps({"producer": "torch", "version": "2.13", **facts}))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_provenance_of_this_model_as_it_was_given_or_bound(folder, cache, batch):
+    data_set(folder, input_0=ones(batch, 2), input_1=ones(batch, 3), output_0=ones(batch, 2), output_1=ones(batch, 3))
+    for digest in (got(folder, cache, batch=batch).source_sha256, got(folder, cache, batch=batch).model.sha256):
+        said(folder, model_sha256=digest, seed=3, precision="float64")
+        found = got(folder, cache, batch=batch).data_sets[0].provenance
+        assert (found.seed, found.precision) == (3, "float64")
+
+
+def test_provenance_of_another_model_is_refused(folder, cache):
+    said(folder, model_sha256="0123456789abcdef")
+    with pytest.raises(UsageError, match=r"are of another model: provenance\.json says 0123456789ab"):
+        got(folder, cache)
+
+
+@pytest.mark.parametrize("change", ["content", "more"])
+def test_files_that_the_provenance_is_not_about_are_refused(folder, cache, change):
+    path = data_set(folder, input_0=ones(1, 2), input_1=ones(1, 3), output_0=ones(1, 2), output_1=ones(1, 3))
+    said(
+        folder, files={f"test_data_set_0/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in path.iterdir()}
+    )
+    assert got(folder, cache).data_sets[0].provenance.producer == "torch"
+    if change == "content":
+        data_set(folder, output_1=2 * ones(1, 3))
+    else:
+        data_set(folder, output_2=ones(1))
+    with pytest.raises(UsageError, match=r"is not the file that provenance\.json is about"):
+        got(folder, cache)
+    (folder / "provenance.json").unlink()
+    assert got(folder, cache).data_sets[0].provenance == datasets.AS_SUPPLIED
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (ones(1, 2, dtype=np.float64), "its 'a_out' is float64[1, 2], the model gives float32"),
+        (ones(1, 5), "its 'a_out' is float32[1, 5], the model gives float32[1, 2]"),
+    ],
+)
+def test_outputs_that_cannot_be_the_models_are_left_out_and_said(folder, cache, output, words):
+    data_set(folder, input_0=ones(1, 2), input_1=ones(1, 3), output_0=output, output_1=ones(1, 3))
+    resolved = got(folder, cache)
+    assert resolved.data_sets[0].expected is None
+    assert words in resolved.notes[0]
+
+
+def test_sequences_are_taken_and_given(tmp_path, cache):
+    kind = helper.make_tensor_sequence_value_info("s", T.FLOAT, None)
+    back = helper.make_tensor_sequence_value_info("t", T.FLOAT, None)
+    graph = helper.make_graph([NODE("Identity", ["s"], ["t"])], "t", [kind], [back])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "model.onnx"
+    )
+    for number in (0, 1):
+        (tmp_path / f"test_data_set_{number}").mkdir()
+        for name, value in (("input_0", "s"), ("output_0", "t")):
+            content = onnxfile.encoded([ones(2) * number, ones(3)], value, "sequence")
+            (tmp_path / f"test_data_set_{number}" / f"{name}.pb").write_bytes(content)
+    first, second = got(tmp_path, cache, batch=None).data_sets
+    assert [a.tolist() for a in second.expected["t"]] == [[1, 1], [1, 1, 1]]
+    assert first.sha256 != second.sha256
 
 
 # Inputs that are made up.
@@ -324,7 +392,7 @@ def test_an_input_does_not_depend_on_the_others():
     assert (random_feeds(EVERY[1:2], 3)["float32"] == random_feeds(EVERY, 3)["float32"]).all()
 
 
-@pytest.mark.parametrize(("bound", "largest"), [(2, 1), (3, 2), (1, 0), (0, 0), (30_000, models.TOKEN_BOUND - 1)])
+@pytest.mark.parametrize(("bound", "largest"), [(2, 1), (3, 2), (1, 0), (0, 0), (30_000, datasets.TOKEN_BOUND - 1)])
 def test_whole_numbers_stay_inside_the_table_that_they_index(bound, largest):
     ids = random_feeds((ValueSpec("ids", "int64", (100,)),), 1, {"ids": bound})["ids"]
     assert ids.min() == 0

@@ -384,7 +384,7 @@ def test_a_link_inside_the_folder_is_followed(tmp_path):
     out.mkdir()
     onnxfile.bind(file, {"x": (1, 3)}, out)
     assert (out / "w.bin").read_bytes() == WEIGHT.tobytes()
-    assert not (out / "w.bin").is_symlink()
+    onnx.load(next(out.glob("*.onnx")))  # which reads no external data that is linked
 
 
 def test_external_data_that_is_missing_or_cut(tmp_path):

@@ -143,3 +143,33 @@ def test_declares_that_it_may_judge_here_only():
     assert Reference.reference == {}
     assert Reference.local_only
     assert Reference.prepares == "nothing"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("shape", [(1, 4, 3, 2), (3, 4, 2, 2), (2, 1, 2, 2), (2, 6, 5)])
+def test_lrn_is_the_specification_s(tmp_path, size, shape):
+    """onnx's own takes its windows along the batch: right only where there are as many images as channels."""
+    x = np.random.default_rng(size).standard_normal(shape)
+    node = helper.make_node("LRN", ["x"], ["y"], alpha=0.5, beta=0.7, bias=1.5, size=size)
+    wanted = np.empty_like(x)
+    channels = shape[1]
+    for c in range(channels):
+        first, last = max(0, c - (size - 1) // 2), min(channels - 1, c + -(-(size - 1) // 2))
+        total = (x[:, first : last + 1] ** 2).sum(1)
+        wanted[:, c] = x[:, c] / (1.5 + 0.5 / size * total) ** 0.7
+    outputs = [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)]
+    session = session_of(tmp_path, [node], {"x": x}, outputs)
+    got = session.run({"x": x})["y"]
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)  # attributes are float32
+
+
+def test_lrn_inside_a_branch(tmp_path):
+    x = np.ones((1, 2, 1, 1))
+    y = helper.make_tensor_value_info("b", TensorProto.DOUBLE, None)
+    branch = helper.make_graph([helper.make_node("LRN", ["x"], ["b"], size=3, alpha=3.0, beta=1.0)], "then", [], [y])
+    held = numpy_helper.from_array(np.array(True), "yes")
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    outputs = [helper.make_tensor_value_info("y", TensorProto.DOUBLE, None)]
+    session = session_of(tmp_path, [node], {"x": x}, outputs, weights=[held])
+    np.testing.assert_allclose(session.run({"x": x})["y"].ravel(), [1 / 3, 1 / 3])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+import subprocess
+import sys
 import threading
 from collections import deque
 from pathlib import Path
@@ -16,9 +18,11 @@ import pytest
 from backends.fake import Fake
 from bench.cli.scenario import parse
 from bench.errors import RunError, UsageError
-from bench.fold import _server, _throughput
+from bench.evidence import load
+from bench.fold.streams import server as folded_server
+from bench.fold.streams import throughput as folded_throughput
 from bench.interface import Options, Plan
-from bench.measure import scenarios, stats
+from bench.measure import scenarios, server, stats
 from bench.measure.scenarios import Scenario
 from bench.measure.streams import Pool, ProcessStream, RealWorld, ThreadStream
 from bench.record import ProbeFacts, Record, ServerFacts, StreamsFacts, TrialLine
@@ -26,6 +30,7 @@ from bench.registry import complete_options
 from bench.report import loaded
 from bench.runner import cell_of
 from bench.store import read_records
+from bench.worker import loaded as worker_loaded
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -244,9 +249,9 @@ def by_simulation(due_ns, service_ns, count):
 def test_latencies_are_those_of_a_queue(world, count, share):
     service = np.random.default_rng(count).integers(2 * MS, 18 * MS, 2000).tolist()
     rate = share * count * 100
-    due = scenarios.arrivals(rate, 2000, (7, count))
+    due = server.arrivals(rate, 2000, (7, count))
     shared = iter(service)  # queries begin in the order of their arrival, so each takes its own
-    found = scenarios.serve([Busy(world, shared) for _ in range(count)], due, rate, 1e3, world)
+    found = server.serve([Busy(world, shared) for _ in range(count)], due, rate, 1e3, world)
     assert found.latencies_ns.tolist() == by_simulation(due, service, count)
     assert found.late_ns == 0
     assert not found.overloaded
@@ -255,7 +260,7 @@ def test_latencies_are_those_of_a_queue(world, count, share):
 def test_a_stall_is_charged_to_every_query_that_should_have_come_meanwhile(world):
     due = np.arange(1, 1001) * 10 * MS
     times = itertools.chain(itertools.repeat(MS, 300), [2 * S], itertools.repeat(MS))
-    found = scenarios.serve([Busy(world, times)], due, 100.0, 1.0, world)
+    found = server.serve([Busy(world, times)], due, 100.0, 1.0, world)
     stalled = due[300] + 2 * S
     during = (due >= due[300]) & (due < stalled)
     assert during.sum() == 200
@@ -264,13 +269,13 @@ def test_a_stall_is_charged_to_every_query_that_should_have_come_meanwhile(world
 
 
 def test_arrivals_are_poisson_and_the_same_for_the_same_seed():
-    found = scenarios.arrivals(1000.0, 20_000, (3, 0))
+    found = server.arrivals(1000.0, 20_000, (3, 0))
     gaps = np.diff(found) / 1e6
     assert gaps.mean() == pytest.approx(1, abs=0.03)
     assert gaps.std() == pytest.approx(1, abs=0.05)
     assert (gaps > 2).mean() == pytest.approx(math.exp(-2), abs=0.01)
-    assert (found == scenarios.arrivals(1000.0, 20_000, (3, 0))).all()
-    assert (found != scenarios.arrivals(1000.0, 20_000, (3, 1))).any()
+    assert (found == server.arrivals(1000.0, 20_000, (3, 0))).all()
+    assert (found != server.arrivals(1000.0, 20_000, (3, 1))).any()
 
 
 @pytest.mark.parametrize(("rate", "overloaded"), [(50.0, False), (90.0, False), (110.0, True), (500.0, True)])
@@ -301,12 +306,12 @@ def test_the_highest_rate_holds_the_bound_and_little_more_does_not(world, count,
     rate = found.served.rate
     held = [p.rate for p in found.probes if p.held]
     assert rate == max(held)
-    assert min([1.1 * 100 * count, *(p.rate for p in found.probes if not p.held)]) <= rate * scenarios.RATE_STEP
+    assert min([1.1 * 100 * count, *(p.rate for p in found.probes if not p.held)]) <= rate * server.RATE_STEP
     assert np.sort(found.latencies_ns)[math.ceil(0.99 * len(found.latencies_ns)) - 1] <= bound
     assert all(p.queries >= scenarios.QUERIES for p in found.probes if p.held)
 
     def true_p99(at):
-        latencies = by_simulation(scenarios.arrivals(at, 50_000, (99,)), [10 * MS] * 50_000, count)
+        latencies = by_simulation(server.arrivals(at, 50_000, (99,)), [10 * MS] * 50_000, count)
         return np.quantile(latencies, 0.99)
 
     assert true_p99(rate / 1.25) <= bound
@@ -520,16 +525,16 @@ def served(rate, *, overloaded=False):
 
 
 def test_throughput_is_of_the_trial_in_the_middle_and_counts_the_batch():
-    found = _throughput([trial(inferences=n) for n in (300, 100, 200)], 4)
+    found = folded_throughput([trial(inferences=n) for n in (300, 100, 200)], 4)
     assert (found.per_s, found.inferences, found.trial_per_s) == (800.0, 200, [1200.0, 400.0, 800.0])
-    assert _throughput([trial(inferences=n) for n in (200, 100)], 1).per_s == 100.0
+    assert folded_throughput([trial(inferences=n) for n in (200, 100)], 1).per_s == 100.0
 
 
 def test_a_rate_is_one_that_every_trial_held():
-    found = _server([trial(server=served(rate)) for rate in (30.0, 10.0, 20.0)])
+    found = folded_server([trial(server=served(rate)) for rate in (30.0, 10.0, 20.0)])
     assert (found.rate, found.trial_rates) == (10.0, [30.0, 10.0, 20.0])
-    assert _server([trial(server=served(30.0)), trial(server=served(None))]).rate is None
-    assert _server([trial(server=served(5.0)), trial(server=served(5.0, overloaded=True))]).overloaded
+    assert folded_server([trial(server=served(30.0)), trial(server=served(None))]).rate is None
+    assert folded_server([trial(server=served(5.0)), trial(server=served(5.0, overloaded=True))]).overloaded
 
 
 def test_older_cells_stay_theirs():
@@ -558,7 +563,7 @@ def of(scenario, *trials, latencies_ns=(), **options) -> Record:
     asked_for = msgspec.structs.replace(base.case.options, scenario=scenario, **options)
     case = msgspec.structs.replace(base.case, options=asked_for)
     return msgspec.structs.replace(
-        base, case=case, latency=latency, throughput=_throughput(trials, 1), server=_server(trials)
+        base, case=case, latency=latency, throughput=folded_throughput(trials, 1), server=folded_server(trials)
     )
 
 
@@ -589,3 +594,48 @@ def test_too_few_queries_print_no_p99():
     text = loaded.cell(of("multi-stream", trial(), samples_per_query=8))
     assert text.startswith("– (")
     assert "of 662 queries)" in text
+
+
+# What the harness itself keeps is not the runtime's memory.
+
+
+def test_what_is_kept_of_a_loaded_phase_is_known():
+    window = scenarios.Window(1, 10, 1.0)
+    latencies = np.ones(700, np.int64)
+    assert worker_loaded.kept_bytes(scenarios.Loaded(window, 0.5, "", latencies)) == 700 * load.BYTES_PER_SAMPLE
+    answered = server.Served(100.0, 900, latencies, 0.5, 1.0, None, overloaded=False)
+    probes = (server.Probe(50.0, 1200, 1, held=True), server.Probe(100.0, 700, None, held=False))
+    searched = scenarios.Loaded(window, 0.5, "", latencies, answered, probes)
+    assert worker_loaded.kept_bytes(searched) == 1200 * load.BYTES_PER_QUERY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("what", "each"), [("server", load.BYTES_PER_QUERY), ("multi-stream", load.BYTES_PER_SAMPLE)])
+def test_a_query_takes_as_much_memory_as_is_taken_off(what, each):
+    program = f"""
+from bench.evidence.load import memory_bytes
+from bench.interface import Plan
+from bench.measure import scenarios, server
+from bench.measure.streams import RealWorld
+class Nothing:
+    def run(self): pass
+def phase(count):
+    if {what!r} == "server":
+        server.serve([Nothing(), Nothing()], server.arrivals(1e6, count, (0,)), 1e6, 60.0, RealWorld())
+    else:
+        scenarios.queries([Nothing()], 1, Plan(min_count=count, min_s=0.0, max_s=60.0), RealWorld())
+phase(2000)
+before = memory_bytes()[1]
+phase(400_000)
+print((memory_bytes()[1] - before) / 400_000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == pytest.approx(each, rel=0.1)
+
+
+def test_streams_that_are_processes_tell_where_they_live(artefact):
+    feeds = [{"x": np.ones((1, 16), np.float32)}]
+    with Pool(lambda number: ProcessStream("backends.fake:Fake", *artefact, feeds, number)) as pool:
+        pool.first(2)
+        assert len(set(pool.pids())) == 2
+        assert all(load.memory_bytes(pid)[1] > 10 << 20 for pid in pool.pids())

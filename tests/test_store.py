@@ -15,7 +15,8 @@ import pytest
 
 from bench.errors import BenchError, RecordError
 from bench.record import CaseLine, EndLine, TrialLine
-from bench.store import RunFile, find, new_run, read_lines, read_records, run_files
+from bench.scan import by_id
+from bench.store import RunFile, new_run, read_lines, read_records, run_files
 
 GOLDEN = Path(__file__).parent / "golden" / "schema-1.jsonl"
 LINES = list(read_lines(GOLDEN))
@@ -218,13 +219,86 @@ def results(tmp_path):
 
 @pytest.mark.parametrize(("identity", "wanted"), [("abc1", "abc1"), ("abc", "abc1"), ("f", "ff00")])
 def test_a_record_is_found_by_the_beginning_of_its_id(results, identity, wanted):
-    assert find(identity, results).id == wanted
+    assert by_id(identity, results).id == wanted
 
 
 def test_an_id_that_nothing_or_too_much_begins_with(results):
     with pytest.raises(RecordError, match="no record"):
-        find("zz", results)
+        by_id("zz", results)
     with pytest.raises(RecordError, match=r"2 records begin with 'ab'; give more of one: abc1, abd2"):
-        find("ab", results)
+        by_id("ab", results)
     with pytest.raises(RecordError, match="there is no"):
-        find("ab", results / "nowhere")
+        by_id("ab", results / "nowhere")
+
+
+@pytest.mark.parametrize("tail", [b'{"type":"trial","sch', b"\0" * 700, b"\0" * 700 + b"\n", b'{"a":\0\0}\n'])
+def test_a_cut_end_is_kept_beside_a_file_that_is_taken_up_again(path, tail):
+    write(path, *LINES[:2])
+    whole = path.read_bytes()
+    path.write_bytes(whole + tail)
+    said = []
+    assert list(read_lines(path, said.append)) == LINES[:2]
+    (message,) = said
+    assert f"cut after {len(tail)} bytes" in message
+    cuts = []
+    for _ in range(2):
+        with RunFile(path.parents[2], path.parent.name, path.stem, resume=True) as file:
+            cuts.append(file.cut)
+            file.append(LINES[2])
+    assert cuts[0].read_bytes() == tail
+    assert cuts[1] is None  # there was nothing to take off any more
+    assert list(read_lines(path, pytest.fail)) == [*LINES[:2], LINES[2], LINES[2]]
+
+
+def test_taking_off_a_cut_end_can_be_interrupted_anywhere(path, monkeypatch):
+    write(path, CASE)
+    path.write_bytes(path.read_bytes() + b"half")
+
+    def dies(*args):
+        raise KeyboardInterrupt
+
+    for step in ("ftruncate", "fsync"):
+        monkeypatch.setattr(os, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            RunFile(path.parents[2], path.parent.name, path.stem, resume=True)
+        monkeypatch.undo()
+    with RunFile(path.parents[2], path.parent.name, path.stem, resume=True) as file:
+        assert file.cut.read_bytes() == b"half"
+    assert list(read_lines(path, pytest.fail)) == [CASE]
+
+
+def test_what_was_measured_again_is_no_record(path):
+    first, second, third = (case(name) for name in ("a", "b", "c"))
+    second[0] = replace(second[0], replaces="a")
+    third[0] = replace(third[0], replaces="b")
+    write(path, *first[:2], *second, *third)
+    assert [r.id for r in read_records(path)] == ["c"]
+
+
+def test_lines_of_many_threads_are_whole(path):
+    import threading
+
+    count = 30
+    with RunFile(path.parents[2], path.parent.name, path.stem) as file:
+        file.append(CASE)
+
+        def many(number):
+            for index in range(count):
+                file.append(replace(TRIAL, index=number * count + index))
+
+        threads = [threading.Thread(target=many, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = [line.index for line in read_lines(path, pytest.fail) if isinstance(line, TrialLine)]
+    assert sorted(found) == list(range(4 * count))
+
+
+def test_a_closed_file_takes_no_line(path):
+    file = RunFile(path.parents[2], path.parent.name, path.stem)
+    file.append(CASE)
+    file.close()
+    with pytest.raises(BenchError, match="is closed"):
+        file.append(TRIAL)
+    assert list(read_lines(path)) == [CASE]

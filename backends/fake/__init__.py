@@ -35,9 +35,11 @@ class Fake(Backend):
     reference = None
     # A long latency is a sleep, which releases Python's lock; a short one is a spin, which does not.
     concurrency = "threads"
+    dynamic = True
     options = (
         _option("latency_us", "a run lasts at least this many microseconds"),
         _option("jitter", "each run lasts up to this share longer (uniform, the same every time)"),
+        _option("new_shape_us", "the first run of an input shape lasts this many microseconds longer"),
         _option("error", "shift every float output by this share of its largest magnitude"),
         _option("clock", "who takes the time: the harness, or the session's own measure", "host", "device"),
         # The two below decide whether prepare works at all: a cached artefact must not hide a fault.

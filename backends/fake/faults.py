@@ -39,6 +39,7 @@ class Settings:
 
     latency_us: float = 0.0
     jitter: float = 0.0
+    new_shape_us: float = 0.0
     error: float = 0.0
     clock: str = "host"
     fault: str = "none"

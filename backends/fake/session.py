@@ -32,6 +32,8 @@ class FakeSession(Session):
         run = around(run, settings)
         if settings.latency_us:
             run = _lasting(run, settings)
+        if settings.new_shape_us:
+            run = _learning(run, settings.new_shape_us)
         self._run = run
         self._settings = settings
         self._placement = Placement("cpu", precision, {"fake": steps})
@@ -95,3 +97,17 @@ def _lasting(run: Run, settings: Settings) -> Run:
         return outputs
 
     return lasting
+
+
+def _learning(run: Run, extra_us: float) -> Run:
+    """`run`, whose first call for every input shape lasts so much longer."""
+    seen: set[tuple[Any, ...]] = set()
+
+    def learning(feeds: Feeds) -> Outputs:
+        shapes = tuple(feed.shape for feed in feeds.values())
+        if shapes not in seen:
+            seen.add(shapes)
+            time.sleep(extra_us / 1e6)
+        return run(feeds)
+
+    return learning

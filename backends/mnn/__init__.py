@@ -23,6 +23,7 @@ class Mnn(Backend):
     distributions = ("MNN",)
     install = 'pip install "deploybench[mnn]"'
     prepares = "host"
+    alone = "backends.mnn.alone"
     options: ClassVar[tuple[Option, ...]] = (
         Option("memory", "trade memory against speed", "normal", choices=("low", "normal", "high")),
         Option(

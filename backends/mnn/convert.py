@@ -19,7 +19,7 @@ _OPERATORS = re.compile(r"These Op Not Support: (.+)")
 
 def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
     """The model as `model.mnn` below `workdir`; it has run once, on zeros."""
-    _refuse_types(model.signature)
+    _refuse_types(model)
     shapes = {spec.name: spec.shape for spec in model.signature.inputs}
     report = workdir / "report.json"
     program = Path(__file__).with_name("converter.py")
@@ -39,12 +39,22 @@ def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
     return Artifact(workdir, (OUTPUT,), model.signature, {"inputs": proven["inputs"]})
 
 
-def _refuse_types(signature: Signature) -> None:
+def _refuse_types(model: Model) -> None:
+    signature = model.signature
     for what, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
             if spec.kind != "tensor" or spec.dtype not in DTYPES:
                 known = ", ".join(DTYPES)
-                raise UnsupportedModel(f"MNN takes {known}; {what} {spec.name!r} is {spec.dtype or spec.kind}")
+                found = f"{spec.dtype or spec.kind}{_maker(model, spec.name)}"
+                raise UnsupportedModel(f"MNN takes {known}; {what} {spec.name!r} is {found}")
+
+
+def _maker(model: Model, output: str) -> str:
+    """The operator that makes an output, in words."""
+    import onnx
+
+    graph = onnx.load(str(model.path), load_external_data=False).graph
+    return next((f", made by {node.op_type}" for node in graph.node if output in node.output), "")
 
 
 def _failure(model: Model, code: int, log: str) -> PrepareError | UnsupportedModel:

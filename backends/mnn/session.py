@@ -51,6 +51,8 @@ class _Port:
     host: Any
     view: Array
     fits: bool
+    fixed: bool
+    """The model states the whole shape, so it is checked once."""
 
 
 class MnnSession(Session):
@@ -74,7 +76,7 @@ class MnnSession(Session):
             feed = feeds[port.name]
             if port.dtype == "int64":
                 _check_range(port.name, feed)
-            np.copyto(port.view, feed, casting="unsafe")
+            port.view[...] = feed
             if not port.tensor.copyFrom(port.host):
                 raise RunError(f"MNN refused input {port.name!r}")
         code = self._interpreter.runSession(self._session)
@@ -82,7 +84,7 @@ class MnnSession(Session):
             raise RunError(f"MNN could not run the model (code {code})", "its log names the operator")
         outputs: Outputs = {}
         for index, port in enumerate(self._outputs):
-            if port.tensor.getShape() != port.view.shape:
+            if not port.fixed and port.tensor.getShape() != port.view.shape:
                 self._outputs[index] = port = self._port(port.spec, port.tensor)
             if not port.tensor.copyToHostTensor(port.host):
                 raise RunError(f"MNN could not hand out output {port.name!r}")
@@ -132,7 +134,9 @@ class MnnSession(Session):
             raise UnsupportedModel(f"MNN keeps {spec.name!r} in another type than {dtype}; the model says {spec.dtype}")
         empty = np.zeros(tensor.getShape(), dtype)
         host = self._mnn.Tensor(empty.shape, kind, empty, self._mnn.Tensor_DimensionType_Caffe)
-        return _Port(spec, spec.name, spec.dtype, tensor, host, host.getNumpyData(), matches(spec, empty.shape))
+        fits = matches(spec, empty.shape)
+        fixed = fits and all(isinstance(size, int) for size in spec.shape or (None,))
+        return _Port(spec, spec.name, spec.dtype, tensor, host, host.getNumpyData(), fits, fixed)
 
 
 def _create(artifact: Artifact, options: Options, mnn: Any) -> tuple[Any, Any]:

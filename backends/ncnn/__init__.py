@@ -21,6 +21,7 @@ class Ncnn(Backend):
     distributions = ("ncnn",)
     install = 'pip install "deploybench[ncnn]"'
     prepares = "host"
+    alone = "backends.ncnn.alone"
     options: ClassVar[tuple[Option, ...]] = (
         Option("winograd", "Winograd convolutions", True, kind="bool"),
         Option("sgemm", "convolutions as matrix products", True, kind="bool"),

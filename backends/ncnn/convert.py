@@ -37,7 +37,7 @@ class Node:
 
 def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
     """The model as .param and .bin below `workdir`, with the mapping of blobs to ONNX names in `meta`."""
-    _refuse_types(model.signature)
+    _refuse_types(model)
     nodes = _write_plain(model, workdir / "model.onnx")
     log = _run(model, nodes, workdir, tools)
     layers = _layers(workdir / PARAM)
@@ -55,7 +55,8 @@ def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
     return Artifact(workdir, (PARAM, BIN), model.signature, meta)
 
 
-def _refuse_types(signature: Signature) -> None:
+def _refuse_types(model: Model) -> None:
+    signature = model.signature
     for spec in signature.inputs:
         if spec.kind != "tensor" or spec.dtype not in ("float32", *_INTEGERS):
             raise UnsupportedModel(f"ncnn computes in float32; input {spec.name!r} is {spec.dtype or spec.kind}")
@@ -63,7 +64,16 @@ def _refuse_types(signature: Signature) -> None:
             raise UnsupportedModel(f"ncnn holds 1 to 4 dimensions; input {spec.name!r} is {spec.shape}")
     for spec in signature.outputs:
         if spec.kind != "tensor" or spec.dtype != "float32":
-            raise UnsupportedModel(f"ncnn computes in float32; output {spec.name!r} is {spec.dtype or spec.kind}")
+            what = f"{spec.dtype or spec.kind}{_maker(model, spec.name)}"
+            raise UnsupportedModel(f"ncnn computes in float32; output {spec.name!r} is {what}")
+
+
+def _maker(model: Model, output: str) -> str:
+    """The operator that makes an output, in words."""
+    import onnx
+
+    graph = onnx.load(str(model.path), load_external_data=False).graph
+    return next((f", made by {node.op_type}" for node in graph.node if output in node.output), "")
 
 
 def _write_plain(model: Model, path: Path) -> tuple[Node, ...]:

@@ -18,6 +18,7 @@ from bench.interface import Array, Artifact, Feeds, Options, Outputs, Placement,
 PRECISIONS = ("model", "fp16", "bf16")
 _NO_BATCH = 233
 """ncnn's own word for "no dimension is the batch"."""
+_FLOAT32 = np.dtype(np.float32)  # made once: comparing with the type makes one each time
 
 
 class NcnnSession(Session):
@@ -50,7 +51,7 @@ class NcnnSession(Session):
             view = mat.numpy(batch_index=axis)
             # With a batch axis ncnn has copied already.
             array = view if view.flags.owndata else np.array(view, order="C")
-            outputs[name] = array if array.shape == shape and array.dtype == np.float32 else _fit(name, array, shape)
+            outputs[name] = array if array.shape == shape and array.dtype == _FLOAT32 else _fit(name, array, shape)
         return outputs
 
     def placement(self) -> Placement:
@@ -102,7 +103,7 @@ def _indices(name: str, array: Array, rows: int) -> Array:
 
 def _fit(name: str, array: Array, shape: tuple[int | None, ...] | None) -> Array:
     """The array, where its shape is one that the model allows; the slow path of `run`."""
-    if array.dtype != np.float32:
+    if array.dtype != _FLOAT32:
         raise RunError(f"ncnn returned {array.dtype} for output {name!r}, the model says float32")
     if shape == () and array.shape == (1,):
         return array.reshape(())  # ncnn has no scalars

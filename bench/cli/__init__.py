@@ -14,11 +14,18 @@ from bench import __version__
 
 VERBS = {
     "run": ("bench.cli.run", "Measure models on backends, prove their answers, print the table."),
+    "matrix": ("bench.cli.matrix", "Measure every cell of a matrix file, on all its devices at once; resumable."),
+    "merge": ("bench.cli.merge", "Join the results of a matrix that was run in shards."),
     "rerun": ("bench.cli.rerun", "Measure a recorded case again, with the same options."),
     "report": ("bench.cli.report", "Make markdown tables from records."),
+    "compare": ("bench.cli.compare", "Judge whether cells got slower, worse or larger; exit 1 on a regression."),
+    "history": ("bench.cli.history", "Show all nights of a cell, and when its level moved."),
+    "localize": ("bench.cli.localize", "Find the nodes that make a backend's answers wrong, or that it cannot run."),
     "export": ("bench.cli.export", "Write the very artefact that is measured (.param/.bin, .mnn, .onnx)."),
+    "reference": ("bench.cli.reference", "Write reference outputs with their provenance, and how far they may be off."),
     "models": ("bench.cli.models", "List the catalogue of models, or show what a model takes and gives."),
     "backends": ("bench.cli.backends", "List the backends: what is available here, or why not and what would help."),
+    "devices": ("bench.cli.devices", "List devices, say what is there and what is missing, or clean one."),
     "cache": ("bench.cli.cache", "List, limit or clean the cache of models and artefacts."),
     "selfcheck": ("bench.cli.selfcheck", "Say how well this machine can measure, and what would quiet it."),
     "conformance": ("bench.cli.conformance", "Check a backend against the rules of the interface."),

@@ -81,7 +81,7 @@ def command(
         case = chosen.cases([model], chosen.backends([backend], where), wanted, where)[0]
     else:
         raise UsageError("nothing to export", "give MODEL and --backend, or --record")
-    prepared = prepare(where, case.backend, case.resolved.model, case.options)
+    prepared = prepare(where, case.backend, case.resolved.model, case.options, to_run=False)
     if record and record.prepare and record.prepare.artefact_sha256 != prepared.sha256:
         click.echo(
             "deploybench: this artefact differs from the recorded one: a converter or the backend has changed", err=True

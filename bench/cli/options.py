@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,53 @@ def complete_backends(ctx: click.Context, param: click.Parameter, incomplete: st
     return [name for name in installed() if name.startswith(incomplete)]
 
 
+def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """This machine, and the devices of devices.toml."""
+    from bench import devices
+    from bench.cli import chosen
+    from bench.errors import BenchError
+
+    try:
+        found = list(devices.load(chosen.device_files()))
+    except BenchError:
+        found = []
+    return [name for name in dict.fromkeys(("local", *found)) if name.startswith(incomplete)]
+
+
+def _results(ctx: click.Context) -> Path:
+    return (ctx.params.get("results") or Path("results")) / "records"
+
+
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Runs below --results, the newest first, then files."""
+    from click.shell_completion import CompletionItem
+
+    runs = sorted({path.stem for path in _results(ctx).rglob("*.jsonl")}, reverse=True)
+    found = [CompletionItem(run) for run in runs if run.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
+
+
+def complete_records(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Records below --results, the newest first, each with what it is of."""
+    from click.shell_completion import CompletionItem
+
+    from bench import scan
+    from bench.errors import BenchError
+    from bench.store import run_files
+
+    try:
+        known = sorted(scan.find(run_files([_results(ctx)])), reverse=True)
+    except BenchError:
+        known = []
+    return [CompletionItem(r.id, help=f"{r.started_at}, cell {r.cell}") for r in known if r.id.startswith(incomplete)]
+
+
+def complete_cell(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """A model of the catalogue, and behind it a backend."""
+    named = ctx.params.get("cell")
+    return complete_backends(ctx, param, incomplete) if named else complete_models(ctx, param, incomplete)
+
+
 cache_option = click.option(
     "--cache",
     "cache_dir",
@@ -55,6 +103,12 @@ results_option = click.option(
     help="Folder of records and tables.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
+quiet_option = click.option("--quiet", is_flag=True, help="No progress on standard error.")
+tolerance_option = click.option(
+    "--tolerance",
+    metavar="NAME|RTOL,ATOL",
+    help="Judge by fp32, fp16, bf16, int8, or two numbers (atol is of the output's scale).",
+)
 
 
 def say(message: str) -> None:
@@ -90,7 +144,7 @@ case_options = stacked(
     click.option(
         "-o", "--option", "extra", multiple=True, metavar="[BACKEND:]NAME=VALUE", help="A backend's own option."
     ),
-    click.option("--cpus", metavar="LIST", help="CPUs to run on, for example 0,2-3."),
+    click.option("--cpus", metavar="LIST", help="CPUs to run on: 0,2-3, big, little, or a device's own name for some."),
 )
 
 
@@ -113,11 +167,11 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def parse_cpus(text: str | None) -> tuple[int, ...]:
-    """`0,2-3` as (0, 2, 3).
+def parse_cpus(text: str | None, usable: Collection[int] | None = None) -> tuple[int, ...]:
+    """`0,2-3` as (0, 2, 3). `usable`: the CPUs that there are, this process's own if None; empty for unknown.
 
     Raises:
-        UsageError: another form, or a CPU that this process may not use.
+        UsageError: another form, or a CPU that may not be used.
     """
     if not text:
         return ()
@@ -129,8 +183,9 @@ def parse_cpus(text: str | None) -> tuple[int, ...]:
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     if not found:
         raise UsageError(f"--cpus {text!r} names no CPU", "write --cpus 0,2-3")
-    if missing := found - os.sched_getaffinity(0):
-        have = ",".join(str(c) for c in sorted(os.sched_getaffinity(0)))
+    allowed = set(os.sched_getaffinity(0) if usable is None else usable)
+    if (missing := found - allowed) and allowed:
+        have = ",".join(str(c) for c in sorted(allowed))
         raise UsageError(f"this machine has no CPU {min(missing)} for us", f"these can be used: {have}")
     return tuple(sorted(found))
 
@@ -164,3 +219,69 @@ def parse_extra(texts: Sequence[str], backends: Mapping[str, frozenset[str]]) ->
         for taker in takers:
             found[taker][name] = value
     return found
+
+
+def parse_limits(texts: Sequence[str]) -> Any:
+    """`PHASE=SECONDS`, several times, as `Limits`."""
+    from bench.place import Limits
+    from bench.registry import nearest
+
+    limits = Limits()
+    for text in texts:
+        phase, _, seconds = text.partition("=")
+        if phase not in Limits.__slots__:
+            raise UsageError(f"--limit {text!r} names no phase", nearest(phase, Limits.__slots__))
+        try:
+            limits = replace(limits, **{phase: float(seconds)})
+        except ValueError:
+            raise UsageError(f"--limit {text!r} has no number of seconds", "write --limit prepare=600") from None
+    return limits
+
+
+def parse_target(text: str) -> float | None:
+    """`1%` or `0.01` as a share; `none` as None.
+
+    Raises:
+        UsageError: it is no number, or not between 0 and 100 %.
+    """
+    hint = "write --target 1%, --target 0.01, or --target none"
+    if text.strip().lower() == "none":
+        return None
+    share = _share(text, "--target", hint)
+    if not 0 < share < 1:
+        raise UsageError(f"--target {text!r} is not between 0 and 100 %: no measurement ends there", hint)
+    return share
+
+
+def parse_threshold(text: str) -> float:
+    """`2%` or `0.02` as a share.
+
+    Raises:
+        UsageError: it is no number, or not between 0 and 100 %.
+    """
+    hint = "write --threshold 2% or --threshold 0.02"
+    share = _share(text, "--threshold", hint)
+    if not 0 <= share < 1:
+        raise UsageError(f"--threshold {text!r} is not between 0 and 100 %", hint)
+    return share
+
+
+def _share(text: str, option: str, hint: str) -> float:
+    try:
+        return float(text.strip().removesuffix("%")) / (100 if "%" in text else 1)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no number", hint) from None
+
+
+def given_tolerance(text: str | None) -> Any:
+    """`fp16`, or two numbers, as a tolerance; None for none.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from bench.parity.compare import parse_tolerance
+
+    try:
+        return parse_tolerance(text) if text else None
+    except ValueError as error:
+        raise UsageError(f"--tolerance {text!r} cannot be read: {error}") from None

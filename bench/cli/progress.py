@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.record import Record
-from bench.report import loaded, words
+from bench.report import loaded, soak, words
 
 
 class Reporter:
@@ -49,14 +49,17 @@ class Reporter:
     def trial_ended(self, trials_left: int) -> None:
         self._trials_done += 1
         each = (time.monotonic() - self._begin) / self._trials_done
-        self._title = f"about {_duration(each * trials_left)} left" if trials_left else ""
+        self._title = f"about {words.duration(each * trials_left)} left" if trials_left else ""
         done = self._trials_done
         self._bar.update(self._task, completed=done, total=done + trials_left, left=self._title, refresh=self._live)
 
     def case_ended(self, result: Record) -> None:
         what = f"{result.case.model.name} on {result.case.backend}"
-        if words.published(result):
-            text = f"{what}: {loaded.cell(result)} {loaded.unit(result)}, error {words.error_of_scale(result)} of scale"
+        if soak.published(result):
+            text = f"{what}: {soak.headline(result)}, error {words.error_of_scale(result)} of scale"
+        elif words.published(result):
+            error = words.error_and_noise(result)
+            text = f"{what}: {loaded.cell(result)} {loaded.unit(result)}, error {error} of scale"
         else:
             text = f"{what}: {result.status}: {words.reason(result)}"
         left = "" if self._live or not self._title else f"  [{self._title}]"
@@ -67,8 +70,3 @@ class Reporter:
             self._bar.update(self._task, description=message, refresh=True)
         else:
             self._console.print(message, markup=False)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

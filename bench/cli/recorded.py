@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from bench import store
+from bench import scan
 from bench.errors import UsageError
 from bench.interface import Options
 from bench.measure.scenarios import Scenario
 from bench.models import resolve
+from bench.place import Place
 from bench.record import Record
 from bench.registry import complete_options
 from bench.registry import find as find_backend
 from bench.runner import Case
-from bench.trial import Place
 
 
 def find(identity: str, results: Path) -> Record:
@@ -22,7 +23,20 @@ def find(identity: str, results: Path) -> Record:
     Raises:
         RecordError: none does, or several do.
     """
-    return store.find(identity, results / "records")
+    return scan.by_id(identity, results / "records")
+
+
+def asked(record: Record) -> dict[str, Any]:
+    """The measuring options of `run` that it was measured with, by name; what it does not tell is absent."""
+    evidence, plan = record.evidence, record.evidence.plan
+    found: dict[str, Any] = {"trials": evidence.trials_wanted, "max_foreign_cpu": evidence.max_foreign_cpu}
+    if evidence.trials_max is not None:
+        found |= {"max_trials": evidence.trials_max, "target": evidence.target}
+    if plan is not None:
+        found |= {"min_count": plan.min_count, "min_time": plan.min_s, "max_time": plan.max_s}
+    if record.parity:
+        found["tolerance"] = record.parity.tolerance.name
+    return found
 
 
 def case(record: Record, model: str | None, where: Place) -> Case:
@@ -61,5 +75,6 @@ def case(record: Record, model: str | None, where: Place) -> Case:
         samples_per_query=facts.options.samples_per_query,
         rate=facts.options.rate,
         latency_bound_ns=facts.options.latency_bound_ns,
+        soak_s=facts.options.soak_s,
     )
     return Case(resolved, registered, facts.device, options, facts.options.batch, scenario=scenario)

@@ -10,14 +10,21 @@ from typing import Any
 
 import click
 
+from bench.cli import asked
 from bench.cli.options import (
     cache_option,
     case_options,
     complete_backends,
+    complete_devices,
     complete_models,
+    given_tolerance,
     json_option,
+    parse_limits,
+    parse_target,
+    quiet_option,
     results_option,
     stacked,
+    tolerance_option,
 )
 from bench.cli.scenario import parse, scenario_options
 
@@ -61,9 +68,17 @@ measure_options = stacked(
         help="Inferences that a trial measures at least (64 in all trials give a p90).",
     ),
     click.option(
+        "--percentile",
+        "percentiles",
+        multiple=True,
+        metavar="P",
+        callback=lambda ctx, param, value: asked.parse_percentiles(value),
+        help="Measure as many as this percentile takes: p90, p95, p99 (662 in all trials) or p99.9 (6636).",
+    ),
+    click.option(
         "--max-time",
         type=click.FloatRange(0, min_open=True),
-        default=10.0,
+        default=3.0,
         show_default=True,
         help="Seconds after which a trial stops measuring.",
     ),
@@ -80,11 +95,7 @@ measure_options = stacked(
         metavar="PHASE=SECONDS",
         help="How long a phase may take: connect, start, probe, prepare, load, first_run, measure, close, lease.",
     ),
-    click.option(
-        "--tolerance",
-        metavar="NAME|RTOL,ATOL",
-        help="Judge by fp32, fp16, bf16, int8, or two numbers (atol is of the output's scale).",
-    ),
+    tolerance_option,
     click.option(
         "--max-foreign-cpu",
         type=click.FloatRange(0, 1),
@@ -98,8 +109,28 @@ measure_options = stacked(
         metavar="SECONDS",
         help="Before each trial, wait at most so long until the machine is quiet and cool.  [default: 5 after noise]",
     ),
+    click.option(
+        "--new-shapes",
+        type=click.IntRange(1, 32),
+        metavar="N",
+        help="Also time the first inference of N input shapes that a session has not seen, where the model is dynamic.",
+    ),
+    click.option(
+        "--labelled",
+        type=click.Path(path_type=Path),
+        metavar="FOLDER",
+        help="Also count a task metric on these inputs, in one folder per label.",
+    ),
+    click.option(
+        "--metric",
+        metavar="NAME|FILE.py:FUNCTION",
+        help="Which: top1, top5, or your own function of outputs and labels.  [default: top1]",
+    ),
+    click.option(
+        "--preprocess", metavar="STEPS", help="How an image becomes an input: imagenet, or resize=...,crop=..."
+    ),
     click.option("--strict", is_flag=True, help="Exit 1 for every case that is not ok."),
-    click.option("--quiet", is_flag=True, help="No progress on standard error."),
+    quiet_option,
 )
 
 EXAMPLES = """\b
@@ -110,6 +141,9 @@ Examples:
   deploybench run model.onnx -b ort-cpu -o optimization=basic -o spinning=off --json
   deploybench run resnet50 --scenario offline
   deploybench run squeezenet -b ort-cpu --scenario server --latency-bound 15ms
+  deploybench run squeezenet -b ort-cpu --device local --device pi5
+  deploybench run squeezenet -b ort-cpu --percentile p99.9
+  deploybench run squeezenet -b ort-cpu --soak 10m
 """
 
 
@@ -124,7 +158,28 @@ Examples:
     shell_complete=complete_backends,
     help="A backend; several times for several. Default: all that are available.",
 )
-@click.option("--device", default="local", show_default=True, help="Where to run.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    default=("local",),
+    show_default=True,
+    metavar="NAME",
+    shell_complete=complete_devices,
+    help="Where to run: every name that `ssh NAME` takes, or one of devices.toml; several times for several at once.",
+)
+@click.option(
+    "--governor",
+    metavar="NAME",
+    help="Set the CPUs' governor there (performance) and back afterwards; takes root or `sudo -n`.",
+)
+@click.option(
+    "--builds",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Build each TensorRT engine so often, and say how far the builds lie apart.",
+)
 @case_options
 @scenario_options
 @measure_options
@@ -137,7 +192,9 @@ def command(
     /,
     models: Sequence[str],
     backends: Sequence[str],
-    device: str,
+    devices: Sequence[str],
+    governor: str | None,
+    builds: int,
     threads: int,
     precision: str,
     batch: int | None,
@@ -152,42 +209,67 @@ def command(
     models` lists. Every case is measured in fresh processes, and judged by reference outputs before and after it is
     timed.
     """
+    from bench.cli import chosen
+
+    scenario = parse(settings)
+    asked.check(settings, scenario.name)
+    _task(settings)  # refused before anything is made
+    chosen.check_governor(governor)
+    wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus, scenario, builds)
+    names = tuple(dict.fromkeys(devices))
+    run = _on_one if len(names) == 1 else _on_several
+    ctx.exit(show(run(models, backends, names, governor, wanted, settings), settings))
+
+
+def _on_one(
+    models: Sequence[str],
+    backends: Sequence[str],
+    names: Sequence[str],
+    governor: str | None,
+    wanted: Any,
+    settings: dict[str, Any],
+) -> list[Any]:
     from bench.cache import Cache
     from bench.cli import chosen
     from bench.cli.progress import Reporter
 
-    check(settings)
-    wanted = chosen.Wanted(threads, precision, batch, shapes, extra, cpus, parse(settings))
     with Reporter(quiet=settings["quiet"]) as reporter:
         cache, limits = Cache(settings["cache_dir"]), parse_limits(settings["limits"])
-        where = chosen.place(device, cache, reporter.say, limits)
+        where = chosen.place(names[0], cache, reporter.say, limits)
         cases = chosen.cases(models, chosen.backends(backends, where), wanted, where)
-        records = measure(cases, where, settings, reporter)
-    ctx.exit(show(records, settings))
+        with chosen.governing(where, governor):
+            return measure(cases, where, settings, reporter)
+
+
+def _on_several(
+    models: Sequence[str],
+    backends: Sequence[str],
+    names: Sequence[str],
+    governor: str | None,
+    wanted: Any,
+    settings: dict[str, Any],
+) -> list[Any]:
+    from bench.cache import Cache
+    from bench.cli.matrix_progress import Watcher
+    from bench.cli.run_devices import Devices
+
+    with Watcher(quiet=settings["quiet"]) as watcher:
+        found = Devices(names, Cache(settings["cache_dir"]), parse_limits(settings["limits"]), watcher)
+        cases = found.cases(models, backends, wanted)
+        return found.measure(cases, thoroughness(settings), settings, governor)
 
 
 def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter: Any) -> list[Any]:
     """Run the cases as the measuring options say."""
     from bench.evidence import environment
-    from bench.interface import Plan
-    from bench.runner import Settings, run_cases
+    from bench.runner import run_cases
     from bench.store import new_run
 
-    plan = Plan(settings["min_count"], settings["min_time"], max(settings["max_time"], settings["min_time"]))
-    plan = replace(plan, warmup_max_s=min(plan.warmup_max_s, plan.max_s))
-    plan = replace(plan, target=settings["target"])
     end = time.monotonic() + settings["budget"] if settings["budget"] else None
     return run_cases(
         cases,
         where,
-        Settings(
-            settings["trials"],
-            plan,
-            _tolerance(settings["tolerance"]),
-            settings["max_foreign_cpu"],
-            settings["cooldown"],
-            settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
-        ),
+        thoroughness(settings),
         results=settings["results"],
         machine=environment.collect().machine,
         run=new_run(),
@@ -196,93 +278,80 @@ def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter
     )
 
 
-def show(records: Sequence[Any], settings: dict[str, Any]) -> int:
-    """Print the records, write the run's table, and say by the exit code how it went."""
-    from bench.record import FAILING
-    from bench.report import markdown
+def thoroughness(settings: dict[str, Any]) -> Any:
+    """How thoroughly to measure, as the measuring options say."""
+    from bench.interface import Plan
+    from bench.runner import Settings
 
-    text = markdown.document(records)
-    _write_table(text, records[0], settings["results"])
+    plan = Plan(asked.least_count(settings), settings["min_time"], max(settings["max_time"], settings["min_time"]))
+    plan = replace(plan, warmup_max_s=min(plan.warmup_max_s, plan.max_s), target=settings["target"])
+    return Settings(
+        settings["trials"],
+        plan,
+        given_tolerance(settings["tolerance"]),
+        settings["max_foreign_cpu"],
+        settings["cooldown"],
+        settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
+        new_shapes=settings["new_shapes"] or 0,
+        task=_task(settings),
+    )
+
+
+def _task(settings: dict[str, Any]) -> Any:
+    """The task metric that is wanted, or None."""
+    from bench.errors import UsageError
+    from bench.reference import Task
+    from bench.reference.images import parse as parse_steps
+
+    if settings.get("labelled") is None:
+        if settings.get("metric") or settings.get("preprocess"):
+            raise UsageError("--metric and --preprocess are for labelled inputs", "give them with --labelled")
+        return None
+    if settings["preprocess"]:
+        parse_steps(settings["preprocess"])
+    task = Task(settings["labelled"].absolute(), settings["metric"] or "top1", settings["preprocess"])
+    task.check()
+    return task
+
+
+def show(records: Sequence[Any], settings: dict[str, Any], *, whole: bool = True) -> int:
+    """Print the records, write the run's table, and say by the exit code how it went.
+
+    `whole`: all of the table is printed, not only its first part, which says how fast and why not.
+    """
+    from bench.cli import lottery, tables
+    from bench.record import FAILING
+    from bench.report import blocks, devices, markdown, soaks
+
+    page = [*devices.side_by_side(records), *markdown.blocks(records)]
+    table = _write_table(blocks.markdown(page), records[0], settings["results"])
+    pages = soaks.write(settings["results"] / "tables", records)
     if settings["as_json"]:
         for record in records:
             click.echo(record.to_json())
     else:
-        click.echo(text, nl=False)
+        tables.page(page if whole else [*devices.side_by_side(records), *markdown.overview(records)])
         if not settings["quiet"]:
-            click.echo(f"records and table: {settings['results']}", err=True)
+            more = "" if whole else f"; how each was measured: {table}"
+            click.echo(f"records and table: {settings['results']}{more}", err=True)
+    if not settings["quiet"]:
+        for text in (*(f"over time: {page}" for page in pages), *asked.lacking(records, settings["percentiles"])):
+            click.echo(text, err=True)
+        for text in lottery.said(records):
+            click.echo(text, err=True)
     statuses = {r.status for r in records}
     if statuses & FAILING or (settings["strict"] and statuses != {"ok"}):
         return 1
     return 3 if statuses <= {"unavailable", "skipped"} else 0
 
 
-def _write_table(text: str, record: Any, results: Path) -> None:
-    from bench.errors import BenchError
+def _write_table(text: str, record: Any, results: Path) -> Path:
+    from bench.errors import BenchError, UsageError
+    from bench.report import files
 
-    path = results / "tables" / record.machine / f"{record.run}.md"
+    path: Path = results / "tables" / record.machine / f"{record.run}.md"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    except OSError as error:
-        raise BenchError(f"the table {path} cannot be written: {error.strerror}", "the records are kept") from error
-
-
-def parse_limits(texts: Sequence[str]) -> Any:
-    """`PHASE=SECONDS`, several times, as `Limits`."""
-    from bench.errors import UsageError
-    from bench.registry import nearest
-    from bench.trial import Limits
-
-    limits = Limits()
-    for text in texts:
-        phase, _, seconds = text.partition("=")
-        if phase not in Limits.__slots__:
-            raise UsageError(f"--limit {text!r} names no phase", nearest(phase, Limits.__slots__))
-        try:
-            limits = replace(limits, **{phase: float(seconds)})
-        except ValueError:
-            raise UsageError(f"--limit {text!r} has no number of seconds", "write --limit prepare=600") from None
-    return limits
-
-
-def parse_target(text: str) -> float | None:
-    """`1%` or `0.01` as a share; `none` as None.
-
-    Raises:
-        UsageError: it is no number, or not between 0 and 100 %.
-    """
-    from bench.errors import UsageError
-
-    hint = "write --target 1%, --target 0.01, or --target none"
-    if text.strip().lower() == "none":
-        return None
-    try:
-        share = float(text.strip().removesuffix("%")) / (100 if "%" in text else 1)
-    except ValueError:
-        raise UsageError(f"--target {text!r} is no number", hint) from None
-    if not 0 < share < 1:
-        raise UsageError(f"--target {text!r} is not between 0 and 100 %: no measurement ends there", hint)
-    return share
-
-
-def check(settings: dict[str, Any]) -> None:
-    """Refuse what cannot be meant, before anything is made or run.
-
-    Raises:
-        UsageError: two options contradict each other.
-    """
-    from bench.errors import UsageError
-
-    trials, most = settings["trials"], settings["max_trials"]
-    if most is not None and most < trials:
-        raise UsageError(f"--max-trials {most} is less than --trials {trials}", "give --max-trials as many, or more")
-
-
-def _tolerance(text: str | None) -> Any:
-    from bench.errors import UsageError
-    from bench.parity.compare import parse_tolerance
-
-    try:
-        return parse_tolerance(text) if text else None
-    except ValueError as error:
-        raise UsageError(f"--tolerance {text!r} cannot be read: {error}") from None
+        files.replace(path, [text])
+    except UsageError as error:
+        raise BenchError(f"the table {error.message}", "the records are kept") from error
+    return path

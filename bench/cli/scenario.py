@@ -16,7 +16,17 @@ SAMPLES_PER_QUERY = 8  # MLPerf's
 MAX_STREAMS = 1024
 # Arrivals closer than a microsecond cannot be scheduled: taking one off the schedule takes longer.
 MAX_RATE = 1e6
+UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
+# Three stretches of a second are the fewest with a begin and an end; beyond a week nobody waits for an answer.
+SHORTEST_SOAK_S, LONGEST_SOAK_S = 3, 7 * 24 * 3600
 UNITS_NS = {"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
+
+
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from bench.measure.scenarios import NAMES
+
+    return [name for name in NAMES if name.startswith(incomplete)]
+
 
 scenario_options = stacked(
     click.option(
@@ -24,6 +34,7 @@ scenario_options = stacked(
         default="single-stream",
         show_default=True,
         metavar="NAME",
+        shell_complete=_names,
         help="single-stream, multi-stream, offline or server, as MLPerf means them.",
     ),
     click.option(
@@ -37,6 +48,11 @@ scenario_options = stacked(
     click.option("--rate", metavar="PER_SECOND", help="Queries that arrive per second at a server, at random."),
     click.option(
         "--latency-bound", metavar="TIME", help="Find the server's highest rate whose p99 is within, such as 15ms."
+    ),
+    click.option(
+        "--soak",
+        metavar="TIME",
+        help="Sustained load: one process for 90s, 10m or 1h; latency, clocks and heat over time, with a picture.",
     ),
 )
 NEEDS = {
@@ -60,10 +76,14 @@ def parse(settings: Mapping[str, Any]) -> Any:
     if name not in NAMES:
         raise UsageError(f"there is no scenario {name!r}", nearest(name, NAMES))
     given = {option: settings[option] for option in NEEDS if settings[option] is not None}
+    if settings.get("soak") is not None and name != "single-stream":
+        raise UsageError(f"--soak means nothing with --scenario {name}", "leave one of them out")
     for option in given:
         if name not in NEEDS[option]:
             wanted = " or ".join(f"--scenario {other}" for other in NEEDS[option])
             raise UsageError(f"{_flag(option)} means nothing with --scenario {name}", f"add {wanted}")
+    if settings.get("soak") is not None:
+        return Scenario(name="soak", soak_s=_soak_s(settings["soak"]))
     if name == "server" and len({"rate", "latency_bound"} & set(given)) != 1:
         both = "both were given" if "rate" in given else "neither was given"
         raise UsageError(f"--scenario server takes --rate or --latency-bound; {both}", "for example --rate 100")
@@ -106,3 +126,15 @@ def _nanoseconds(text: str) -> int:
     if size < 1:
         raise UsageError(f"--latency-bound {text} is no time", "write it with its unit, for example 15ms")
     return size
+
+
+def _soak_s(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", text.strip())
+    if not found:
+        raise UsageError(f"--soak {text} is no time", "write it with its unit, for example 90s, 10m or 1h")
+    seconds = float(found[1]) * UNITS_S[found[2]]
+    if not SHORTEST_SOAK_S <= seconds <= LONGEST_SOAK_S:
+        raise UsageError(
+            f"--soak {text} is not possible", f"give {SHORTEST_SOAK_S}s or more, and at most a week (168h)"
+        )
+    return seconds

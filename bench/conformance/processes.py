@@ -39,6 +39,9 @@ class BoundedTools:
         """The binary of a declared tool."""
         return self._tool_path(name)
 
+    def say(self, message: str) -> None:
+        """Nobody waits for it."""
+
     def run(self, argv: Sequence[str], *, cwd: Path) -> Finished:
         """Run a tool to its end."""
         ended = run(list(argv), self._limit_s, cwd=cwd, merged=True)

@@ -82,8 +82,8 @@ def check_declarations(subject: Subject) -> None:
 
 
 def check_flags(subject: Subject) -> None:
-    """`opt_in` and `local_only` are True or False."""
-    for name in ("opt_in", "local_only"):
+    """`opt_in`, `dynamic` and `local_only` are True or False."""
+    for name in ("opt_in", "dynamic", "local_only"):
         value = getattr(subject.backend_class, name)
         if not isinstance(value, bool):
             raise Violation(f"{name} is {value!r}, not True or False")

@@ -141,3 +141,27 @@ def check_measure_outputs(subject: Subject) -> None:
         raise Violation(f"measure names the feed {samples.feed_index!r} of two")
     wanted = subject.fresh(kit, samples.feed_index + 1)
     require_same(samples.outputs, wanted, f"measure's outputs are not those of feed {samples.feed_index}")
+
+
+def check_device_series(subject: Subject) -> None:
+    """Durations of `device_series` are positive integer nanoseconds with scope and clock, and fit into its time."""
+    kit = subject.working()
+    feeds = [kit.feeds(1), kit.feeds(2)]
+    plan = Plan(min_count=5, min_s=0.0, max_s=10.0)
+    with subject.session(kit) as session:
+        session.run(feeds[0])
+        start_ns = time.perf_counter_ns()
+        found = session.device_series(feeds, plan)
+        wall_ns = time.perf_counter_ns() - start_ns
+    if not found:
+        raise Skip("the session tells of no scope inside an inference")
+    for series in found:
+        values = np.asarray(series.samples_ns)
+        if series.scope not in get_args(Scope) or series.clock not in get_args(Clock):
+            raise Violation(f"device_series names the scope {series.scope!r} and the clock {series.clock!r}")
+        if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) < 5 or values.min() <= 0:
+            raise Violation(
+                f"{series.scope} samples: {values.dtype} of shape {values.shape} for a plan of 5, or not positive"
+            )
+        if values.sum() > wall_ns:
+            raise Violation(f"{series.scope} samples add up to {values.sum()} ns; it returned after {wall_ns:.0f} ns")

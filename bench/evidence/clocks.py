@@ -134,10 +134,13 @@ def throttle_counters(cpus: Iterable[int], root: str = "/") -> dict[str, Path]:
 
 
 def slowing_devices(root: str = "/") -> dict[str, Path]:
-    """Cooling devices that work by slowing the CPU: above 0 they do."""
+    """Cooling devices that slow the CPU, and a board's alarm of a weak supply: above 0 they are at work."""
     devices = sorted(Path(root, "sys/class/thermal").glob("cooling_device*"))
     files = {f"cooling by {read(d / 'type')} ({d.name})": d / "cur_state" for d in devices}
     slowing = {n: p for n, p in files.items() if SLOWING.match(n.removeprefix("cooling by "))}
+    for device in sorted(Path(root, "sys/class/hwmon").glob("hwmon*")):
+        if read(device / "name") == "rpi_volt":  # Linux 6.x, drivers/hwmon/raspberrypi-hwmon.c
+            slowing["under-voltage"] = device / "in0_lcrit_alarm"
     return {name: path for name, path in slowing.items() if number(path) is not None}
 
 

@@ -12,6 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.evidence import cores as cores_
+from bench.evidence.cores import Cluster
+
 
 @dataclass(frozen=True, slots=True)
 class Environment:
@@ -29,62 +32,66 @@ class Environment:
     governor: str | None
     mhz_max: int | None
     boot: str
+    emulated: str
+    clusters: tuple[Cluster, ...]
 
 
-def collect() -> Environment:
-    """The facts of this machine, now. Never raises."""
-    cpu = _cpu_model()
+def collect(root: str = "/") -> Environment:
+    """The facts of this machine, now. Never raises. `root`: another than `/` where the machine is made up."""
+    cpu = _cpu_model(root)
     cores = os.cpu_count() or 1
     libc = "".join(platform.libc_ver())
     return Environment(
-        machine=_label(cpu, cores),
+        machine=_label(cpu, cores, root),
         arch=platform.machine(),
         cpu=cpu,
         cores=cores,
-        memory_bytes=_memory_bytes(),
-        os=_os_name(),
+        memory_bytes=_memory_bytes(root),
+        os=_os_name(root),
         kernel=f"{platform.system()} {platform.release()}",
         libc=libc,
         python=platform.python_version(),
-        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        mhz_max=_mhz_max(),
-        boot=boot_id(),
+        governor=_read(f"{root}/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        mhz_max=_mhz_max(root),
+        boot=boot_id(root),
+        emulated=cores_.emulated(root),
+        clusters=cores_.clusters(root),
     )
 
 
-def boot_id() -> str:
+def boot_id(root: str = "/") -> str:
     """The kernel's random name for this boot: two devices with the same one are one machine."""
-    return _read("/proc/sys/kernel/random/boot_id") or "unknown"
+    return _read(f"{root}/proc/sys/kernel/random/boot_id") or "unknown"
 
 
-def _label(cpu: str, cores: int) -> str:
+def _label(cpu: str, cores: int, root: str) -> str:
     """A name for the machine's folder of records: CPU, cores, and four digits of its (random) machine id, hashed."""
     words = re.sub(r"\(.*?\)|processor|cpu|@.*", "", cpu.lower())
     slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:40] or "machine"
-    identity = _read("/etc/machine-id") or platform.node()
+    identity = _read(f"{root}/etc/machine-id") or platform.node()
     return f"{slug}-{cores}c-{hashlib.sha256(identity.encode()).hexdigest()[:4]}"
 
 
-def _cpu_model() -> str:
-    text = _read("/proc/cpuinfo") or ""
+def _cpu_model(root: str) -> str:
+    text = _read(f"{root}/proc/cpuinfo") or ""
     for key in ("Model", "model name", "Hardware"):  # boards name themselves last; x86 names its CPU
         if found := re.search(rf"^{key}\s*:\s*(.+)$", text, re.MULTILINE):
             return found.group(1).strip()
     return platform.machine()
 
 
-def _memory_bytes() -> int | None:
-    found = re.search(r"^MemTotal:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+def _memory_bytes(root: str) -> int | None:
+    found = re.search(r"^MemTotal:\s+(\d+) kB", _read(f"{root}/proc/meminfo") or "", re.MULTILINE)
     return int(found.group(1)) * 1024 if found else None
 
 
-def _os_name() -> str:
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read("/etc/os-release") or "", re.MULTILINE)
+def _os_name(root: str) -> str:
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', _read(f"{root}/etc/os-release") or "", re.MULTILINE)
     return found.group(1) if found else platform.system()
 
 
-def _mhz_max() -> int | None:
-    text = _read("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+def _mhz_max(root: str) -> int | None:
+    text = _read(f"{root}/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
     return int(text) // 1000 if text and text.isdigit() else None
 
 

@@ -16,6 +16,9 @@ MIN_WINDOW_S = 0.4
 # The loop's array and, at its end, its copy for numpy. Source: peaks after 1 and 3 million samples of a no-op exceed
 # that after 34,000 by 15.6 and 15.7 bytes per sample (x86-64, 2026-11).
 BYTES_PER_SAMPLE = 16
+# A server's schedule: when each query was due, began and ended, also as the numbers that its threads take. Source:
+# peaks after 300,000 and a million queries of a no-op exceed that after 2,000 by 105.3 and 105.4 bytes a query (ditto).
+BYTES_PER_QUERY = 105
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +69,10 @@ def between(before: Snapshot, after: Snapshot) -> Load:
     return Load(wall, foreign, steal, involuntary, faults)
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """This process's resident memory now and at its highest, in bytes."""
+def memory_bytes(pid: int | str = "self") -> tuple[int | None, int | None]:
+    """A process's resident memory now and at its highest, in bytes."""
     try:
-        with open("/proc/self/status") as file:
+        with open(f"/proc/{pid}/status") as file:
             fields = dict(line.split(":", 1) for line in file if line.startswith(("VmRSS", "VmHWM")))
     except OSError:
         return None, None
@@ -77,14 +80,14 @@ def memory_bytes() -> tuple[int | None, int | None]:
     return tuple(kib[n] * 1024 if n in kib else None for n in ("VmRSS", "VmHWM"))  # type: ignore[return-value]
 
 
-def peak_without(peak_before: int | None, peak_after: int | None, samples: int) -> int | None:
-    """The peak that a loop which kept so many samples would have had without them.
+def peak_without(peak_before: int | None, peak_after: int | None, kept_bytes: int) -> int | None:
+    """The peak that a loop would have had without what deploybench itself kept.
 
     Never below the peak before the loop: what loading and the first inferences took has no samples in it.
     """
     if peak_after is None:
         return None
-    return max(peak_before or 0, peak_after - samples * BYTES_PER_SAMPLE)
+    return max(peak_before or 0, peak_after - kept_bytes)
 
 
 def _machine_seconds() -> tuple[float | None, float | None]:

@@ -54,12 +54,20 @@ class Host(ABC):
         """
 
     @abstractmethod
-    def put(self, source: Path, key: str) -> PurePosixPath:
-        """The path, there, of a copy of this file or folder, named by its content `key`. Atomic; sent when absent."""
+    def put(self, source: Path, key: str, files: Sequence[str] = ()) -> PurePosixPath:
+        """The path, there, of a copy of this file or folder, named by its content `key`. Atomic; sent when absent.
+
+        `files`: of a folder that holds more, those that are meant.
+        """
 
     @abstractmethod
     def get(self, path: PurePosixPath, target: Path) -> None:
         """Copy a file or folder from there to `target`, which must not exist. Atomic."""
+
+    @property
+    def root(self) -> str:
+        """The folder, there, below which the system tells of the machine: another than `/` where it is made up."""
+        return "/"
 
     @property
     @abstractmethod

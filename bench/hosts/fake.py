@@ -2,12 +2,19 @@
 
 Device names: `fake:` alone is a good link; `fake:refuse` cannot be reached; `fake:banner` prints like a login shell;
 `fake:cut=N` is lost after N bytes came back; `fake:garbage` answers with something else.
+
+`fake:machine=NAME` is a machine of its own: it has its own lease, so two of them measure at once, as two real ones do,
+and their processes see what they do to each other as others' load. What its system tells of itself lies in
+`machines/NAME` below the workspace, where tests put more of it: clocks, kinds of cores, another boot.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from bench.errors import Unreachable, UsageError
 from bench.hosts.base import Completed, Host, Link
 
+BOOT = "proc/sys/kernel/random/boot_id"
 BANNER = b"Welcome to fakeOS 1.0\n\x93DBENC is not yet the magic\nLast login: never\n"
 RELAY_BYTES = 1 << 16
 RELAY_LIMIT_S = 5.0
@@ -28,6 +36,7 @@ class Faults:
     banner: bool = False
     garbage: bool = False
     cut_bytes: int | None = None
+    machine: str = ""
 
 
 def parse_faults(text: str) -> Faults:
@@ -43,8 +52,11 @@ def parse_faults(text: str) -> Faults:
             known[name] = True
         elif name == "cut" and value.isdigit():
             known["cut_bytes"] = int(value)
+        elif name == "machine" and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", value):
+            known["machine"] = value
         else:
-            raise UsageError(f"the fake device knows no fault {word!r}", "known: refuse, banner, garbage, cut=BYTES")
+            known_words = "known: refuse, banner, garbage, cut=BYTES, machine=NAME"
+            raise UsageError(f"the fake device knows no fault {word!r}", known_words)
     return Faults(**known)  # type: ignore[arg-type]
 
 
@@ -64,11 +76,24 @@ class FakeHost(Host):
         self._refuse()
         return FaultyLink(self._inner.start(argv), self._faults)
 
-    def put(self, source: Path, key: str) -> PurePosixPath:
-        return self._inner.put(source, key)
+    def put(self, source: Path, key: str, files: Sequence[str] = ()) -> PurePosixPath:
+        return self._inner.put(source, key, files)
 
     def get(self, path: PurePosixPath, target: Path) -> None:
         self._inner.get(path, target)
+
+    @property
+    def root(self) -> str:
+        name = self._faults.machine
+        if not name:
+            return self._inner.root
+        root = Path(self.workspace).absolute() / "machines" / name
+        identity = hashlib.sha256(name.encode()).hexdigest()[:32]
+        for path, text in ((root / BOOT, str(uuid.UUID(identity))), (root / "etc/machine-id", identity)):
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{text}\n")
+        return str(root)
 
     @property
     def python(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from bench.hosts.base import Completed, Host, Link
 
 CLOSE_LIMIT_S = 15.0
 STDERR_TAIL_BYTES = 4096
+PIPE_BYTES = 1 << 20
 
 
 class LocalHost(Host):
@@ -51,7 +53,7 @@ class LocalHost(Host):
     def start(self, argv: Sequence[str]) -> Link:
         return PipeLink(argv)
 
-    def put(self, source: Path, key: str) -> PurePosixPath:
+    def put(self, source: Path, key: str, files: Sequence[str] = ()) -> PurePosixPath:
         return PurePosixPath(source)
 
     def get(self, path: PurePosixPath, target: Path) -> None:
@@ -88,6 +90,11 @@ class PipeLink:
         assert self._process.stdout is not None
         self._pipes = self._process.stdin, self._process.stdout
         self.write_fd, self.read_fd = (pipe.fileno() for pipe in self._pipes)
+        for fd in (self.write_fd, self.read_fd):
+            try:  # fewer turns between us and ssh
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            except OSError:
+                pass  # this user has too many large ones
         self.pid = self._process.pid
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import gc
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from time import perf_counter_ns
 
@@ -43,14 +43,36 @@ def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Sampl
         begin = perf_counter_ns()
         samples = session.measure(feeds, plan)
         if samples is None:
-            return timed(session.run, feeds, plan)
+            samples, bracket = timed(session.run, feeds, plan)
+            return replace(samples, series=(*samples.series, *_of_device(session, feeds, plan, samples))), bracket
         bracket = perf_counter_ns() - begin
-    _check(samples, len(feeds))
+    check(samples, len(feeds))
     return samples, bracket
 
 
-def _check(samples: Samples, feeds: int) -> None:
-    """Refuse what a backend's own clock cannot have meant, before anybody computes with it."""
+def _of_device(session: Session, feeds: Sequence[Feeds], plan: Plan, timed_: Samples) -> tuple[Series, ...]:
+    """What the session says of scopes inside an inference, held against the time that saying it took.
+
+    Raises:
+        RunError: it cannot be read, or it cannot have happened meanwhile.
+    """
+    begin = perf_counter_ns()
+    series = session.device_series(feeds, plan)
+    bracket = perf_counter_ns() - begin
+    if series:
+        said = replace(timed_, series=series)
+        check(said, len(feeds))
+        if not fits(said, bracket):
+            raise RunError("the durations inside an inference add up to more time than passed, or are not positive")
+    return series
+
+
+def check(samples: Samples, feeds: int) -> None:
+    """Refuse what a backend's own clock cannot have meant, before anybody computes with it.
+
+    Raises:
+        RunError: they are none, no whole nanoseconds, or made by a feed that there is not.
+    """
     if not samples.series or any(np.size(s.samples_ns) == 0 for s in samples.series):
         raise RunError("the backend's own clock returned no samples")
     if any(np.asarray(s.samples_ns).dtype.kind not in "iu" or np.ndim(s.samples_ns) != 1 for s in samples.series):
@@ -75,8 +97,8 @@ def fits(samples: Samples, bracket_ns: int) -> bool:
 
 def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
     """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket has no warm-up in it."""
-    warm_up = _warm_up(run, feeds, plan)
-    chunk = int(max(1, min(MAX_CHUNK, CHUNK_NS // max(1, warm_up.typical_ns))))
+    warm = warm_up(run, feeds, plan)
+    chunk = int(max(1, min(MAX_CHUNK, CHUNK_NS // max(1, warm.typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
     rotation = cycle(feeds)
     done = 0
@@ -103,7 +125,7 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
     bracket = perf_counter_ns() - begin
     series = Series("end_to_end", "host", np.array(samples, dtype=np.int64))
     last = (done - 1) % len(feeds)
-    return Samples((series,), outputs, last, warm_up.count, stopped_by, warm_up.ended_by), bracket
+    return Samples((series,), outputs, last, warm.count, stopped_by, warm.ended_by), bracket
 
 
 def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: Callable[[int], None]) -> Outputs:
@@ -122,7 +144,7 @@ def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: C
 
 
 @dataclass(frozen=True, slots=True)
-class _WarmUp:
+class WarmUp:
     """How many inferences, the fastest of them, and whether they were `steady` or the `limit` was reached."""
 
     count: int
@@ -130,7 +152,7 @@ class _WarmUp:
     ended_by: str
 
 
-def _warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> _WarmUp:
+def warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> WarmUp:
     """Run until both minimums are met and the durations are steady, or the limit is reached."""
     rotation = cycle(feeds)
     typical: list[float] = []
@@ -145,10 +167,10 @@ def _warm_up(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan
         fastest = min(fastest or min(taken), min(taken))
         elapsed = perf_counter_ns() - begin
         if elapsed >= plan.warmup_max_s * 1e9:
-            return _WarmUp(count, fastest, "limit")
+            return WarmUp(count, fastest, "limit")
         if count >= plan.warmup_min_count and elapsed >= max(plan.warmup_min_s * 1e9, look_at_ns):
             if steady.steady(typical, len(feeds)):
-                return _WarmUp(count, fastest, "steady")
+                return WarmUp(count, fastest, "steady")
             look_at_ns = elapsed * 1.1
         chunk = int(max(1, min(MAX_CHUNK, WARM_UP_CHUNK_NS // max(1, fastest))))
         chunk += -chunk % len(feeds) if chunk > 1 else 0  # whole rotations have the same median

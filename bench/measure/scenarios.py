@@ -1,24 +1,21 @@
 """Load on several streams, with MLPerf's names: multi-stream, offline and server. Runs inside the child.
 
-`single-stream` is the timed loop of `loop.py`. Standard library and numpy only, Python 3.10.
+`single-stream` is the timed loop of `loop.py`, `soak` the same for a long time (`soak.py`), `server` is served by
+`server.py`. Standard library and numpy only, Python 3.10.
 
 What is counted:
     offline       whole inferences of streams that never wait, over the time until the last stream is done
     multi-stream  from the issue of a query until the last of its samples is done; the next is issued at once
-    server        from the *scheduled* arrival until the outputs are there. The schedule is made before the start, so a
-                  stall is charged to every query that should have come meanwhile (no coordinated omission)
 
 Source: MLPerf Inference rules and LoadGen 6.0, `test_settings.h`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -26,29 +23,20 @@ from typing import Literal
 import numpy as np
 
 from bench.interface import Array, Plan
-from bench.measure.streams import Pool, Stream, World
+from bench.measure import server
+from bench.measure.server import QUERIES, Probe, Served
+from bench.measure.streams import START_NS, Pool, Stream, World, telling
 
-Name = Literal["single-stream", "multi-stream", "offline", "server"]
+Name = Literal["single-stream", "multi-stream", "offline", "server", "soak"]
+# What `--scenario` takes: MLPerf's. A soak is asked for by its duration.
 NAMES: tuple[Name, ...] = ("single-stream", "multi-stream", "offline", "server")
 # A stream more must bring this share of throughput, or the number before it was enough.
 MIN_GAIN = 0.05
 # The sweep ends at this many streams per core.
 STREAMS_PER_CORE = 2
-# Between these two a highest rate is known well enough; and so many rates are tried at most.
-RATE_STEP = 1.05
-MAX_PROBES = 12
-# A p99 takes 662 queries: half a minute of a model that answers 20 a second, however soon its median is known.
-PROBE_TIMES = 6
-# The fewest queries that can show a p99. Source: MLPerf's early stopping, as `stats.min_count(0.99)`.
-QUERIES = 662
 # Inferences of each stream in a window, and in one of the sweep. What others have half done when a stream ends is not
 # counted: less than one inference a stream, half a stream's last on average.
 WINDOW, SWEEP_WINDOW = 64, 32
-# Threads take about 0.1 ms to start; then everything begins at once.
-START_NS = 5_000_000
-# A server that has more than this share of its queries still waiting when the last one arrives falls behind for good:
-# at 90 % of what one stream can do, 1 in 150 waits.
-MAX_BACKLOG = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +44,7 @@ class Scenario:
     """How load is made. `streams`: parallel sessions, None for as many as pay (offline) or as have cores.
 
     server: at `rate` queries per second, or at the highest rate whose p99 stays below `latency_bound_ns`.
+    soak: one inference after the other for `soak_s` seconds.
     """
 
     name: Name = "single-stream"
@@ -63,6 +52,7 @@ class Scenario:
     samples_per_query: int | None = None
     rate: float | None = None
     latency_bound_ns: int | None = None
+    soak_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,33 +66,6 @@ class Window:
     @property
     def per_s(self) -> float:
         return self.inferences / self.seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What became of a schedule. `latencies_ns`: of the queries that were answered, in the order of their arrival.
-
-    `late_ns`: how much later than planned an idle stream began, in the median: the harness's own share of the latency,
-    None where no stream was ever idle. `overloaded`: queries were given up, or too many waited at the end.
-    """
-
-    rate: float
-    scheduled: int
-    latencies_ns: Array
-    busy_s: float
-    seconds: float
-    late_ns: int | None
-    overloaded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One rate that was tried. `p99_ns` is None where it was given up: too many queries had missed the bound."""
-
-    rate: float
-    queries: int
-    p99_ns: int | None
-    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +96,7 @@ class Loaded:
 def longest_s(scenario: Scenario, plan: Plan, cores: int) -> float:
     """What warm-up and measurement may take, without loading the sessions."""
     steps = len(stream_counts(scenario, cores))
-    windows = MAX_PROBES * PROBE_TIMES if scenario.latency_bound_ns else 1
+    windows = server.MAX_PROBES * server.PROBE_TIMES if scenario.latency_bound_ns else 1
     return (steps + 1) * (plan.warmup_max_s + plan.max_s) + windows * 2 * (plan.max_s + plan.min_s)
 
 
@@ -182,8 +145,8 @@ def measure(scenario: Scenario, streams: Sequence[Stream], plan: Plan, seed: int
     if scenario.latency_bound_ns is not None:
         return highest_rate(streams, scenario.latency_bound_ns, plan, seed, world)
     assert scenario.rate is not None
-    due_ns = arrivals(scenario.rate, _count(scenario.rate, plan), (seed, 0))
-    served = serve(streams, due_ns, scenario.rate, plan.min_s, world)
+    due_ns = server.arrivals(scenario.rate, server.count_at(scenario.rate, plan), (seed, 0))
+    served = server.serve(streams, due_ns, scenario.rate, plan.min_s, world)
     enough = served.scheduled >= max(QUERIES, plan.min_count)
     stopped_by = "minimums met" if enough else "time limit"
     return _of_server(streams, served, "overloaded" if served.overloaded else stopped_by)
@@ -201,7 +164,7 @@ def saturate(streams: Sequence[Stream], each: int, min_s: float, max_s: float, w
         def work() -> tuple[int, int]:
             world.wait_until(begin)
             done = 0
-            with _telling(stop):
+            with telling(stop):
                 while not stop.is_set():
                     stream.run()
                     done += 1
@@ -216,16 +179,6 @@ def saturate(streams: Sequence[Stream], each: int, min_s: float, max_s: float, w
     seconds = (max(end for _, end in found) - begin) / 1e9
     window = Window(len(streams), sum(done for done, _ in found), seconds)
     return window, sum(end - begin for _, end in found) / 1e9
-
-
-@contextmanager
-def _telling(stop: threading.Event) -> Iterator[None]:
-    """Tell the other streams when this one fails: what they would still measure is of no use."""
-    try:
-        yield
-    except BaseException:
-        stop.set()
-        raise
 
 
 class _Queries:
@@ -290,132 +243,21 @@ def queries(streams: Sequence[Stream], samples: int, plan: Plan, world: World) -
     return Loaded(window, state.busy_ns / 1e9, stopped_by, np.array(state.latencies, np.int64))
 
 
-def arrivals(rate: float, count: int, seed: Sequence[int]) -> Array:
-    """When queries arrive, in nanoseconds from the start: a Poisson process, the same for the same seed."""
-    gaps = np.random.default_rng(seed).exponential(1e9 / rate, count)
-    return np.cumsum(gaps).astype(np.int64)
-
-
-def _count(rate: float, plan: Plan) -> int:
-    """How many queries arrive at a rate: enough for a p99 and both minimums, but for no longer than the limit."""
-    return max(1, min(max(QUERIES, plan.min_count, math.ceil(rate * plan.min_s)), int(rate * plan.max_s)))
-
-
-def serve(
-    streams: Sequence[Stream],
-    due_ns: Array,
-    rate: float,
-    drain_s: float,
-    world: World,
-    may_miss: tuple[int, int] | None = None,
-) -> Served:
-    """Answer queries that arrive as scheduled, first come, first served.
-
-    A stream that becomes free takes the next query of the schedule and sleeps until it arrives: the same as a queue in
-    front of all streams, without a thread that hands over. What has not begun `drain_s` (or a tenth of the schedule)
-    after the last arrival is given up. `may_miss`: (bound in ns, how many may miss it): one more ends it at once.
-    """
-    begin = world.now() + START_NS
-    last = int(due_ns[-1])
-    limit = begin + last + max(int(drain_s * 1e9), last // 10)
-    starts, ends = np.zeros(len(due_ns), np.int64), np.zeros(len(due_ns), np.int64)
-    idle = np.zeros(len(due_ns), bool)
-    due = (begin + due_ns).tolist()
-    queue = enumerate(due)  # one step of it cannot be divided between threads
-    stop = threading.Event()
-    missed = itertools.count(1)
-    bound, most = may_miss or (0, len(due))  # more than all can never miss
-
-    def job(stream: Stream) -> Callable[[], None]:
-        def work() -> None:
-            with _telling(stop):
-                for number, arrival in queue:
-                    free = world.now()
-                    if free > limit or stop.is_set():
-                        return
-                    idle[number] = free < arrival
-                    world.wait_until(arrival)
-                    starts[number] = world.now()
-                    stream.run()
-                    ends[number] = end = world.now()
-                    if end - arrival > bound and next(missed) > most:
-                        stop.set()
-
-        return work
-
-    world.together([job(stream) for stream in streams])
-    done = ends > 0
-    arrived = np.array(due, np.int64)
-    waiting = int(np.sum(~done | (starts > arrived[-1])))
-    late = (starts - arrived)[idle & done]
-    return Served(
-        rate=rate,
-        scheduled=len(due),
-        latencies_ns=(ends - arrived)[done],
-        busy_s=float(np.sum((ends - starts)[done])) / 1e9,
-        seconds=(int(ends.max()) - begin) / 1e9,
-        late_ns=int(np.median(late)) if late.size else None,
-        overloaded=waiting > len(due) * MAX_BACKLOG + len(streams),
-    )
-
-
 def _of_server(streams: Sequence[Stream], served: Served, stopped_by: str) -> Loaded:
     window = Window(len(streams), len(served.latencies_ns), served.seconds)
     return Loaded(window, served.busy_s, stopped_by, served.latencies_ns, served)
 
 
 def highest_rate(streams: Sequence[Stream], bound_ns: int, plan: Plan, seed: int, world: World) -> Loaded:
-    """The highest rate that was seen to hold the bound at p99, by bisection of its logarithm.
-
-    It starts at 90 % of what the streams can do at most, and ends when the lowest rate that did not hold is within 5 %
-    of the highest that did.
-    """
+    """What was served at the highest rate that holds the bound at p99, from what the streams can do at most."""
     most, _ = saturate(streams, SWEEP_WINDOW, plan.min_s / 2, plan.max_s, world)
-    probes: list[Probe] = []
-    best: Served | None = None
-    stopped_by = "no rate holds the bound"
-    for rate in _rates(most.per_s, probes):
-        count = max(QUERIES, plan.min_count, math.ceil(rate * plan.min_s))
-        if count / rate > plan.max_s * PROBE_TIMES:
-            stopped_by = f"{count} queries at {rate:.3g} per s take over {PROBE_TIMES} x --max-time"
-            break
-        due_ns = arrivals(rate, count, (seed, len(probes)))
-        may_miss = (bound_ns, count - math.ceil(0.99 * count))
-        served = serve(streams, due_ns, rate, plan.min_s, world, may_miss)
-        probes.append(_probe(served, bound_ns))
-        if probes[-1].held:
-            best = served
-        elif served.latencies_ns.min() > bound_ns:
-            break  # not one query was in time: no lower rate helps
-    others = sum(probe.queries for probe in probes)
-    if best is None:
+    found = server.search(streams, most.per_s, bound_ns, plan, seed, world)
+    others = sum(probe.queries for probe in found.probes)
+    if found.best is None:
         none = Served(0.0, 0, np.zeros(0, np.int64), 0.0, 0.0, None, overloaded=False)
-        return Loaded(most, 0.0, stopped_by, served=none, probes=tuple(probes), others=others)
-    stopped_by = "known within 5 %" if len(probes) < MAX_PROBES else "enough probes"
-    found = _of_server(streams, best, stopped_by)
-    others += most.inferences - len(best.latencies_ns)
-    return replace(found, probes=tuple(probes), others=others)
-
-
-def _probe(served: Served, bound_ns: int) -> Probe:
-    """Whether every query was answered and at most one in a hundred missed the bound (p99 by nearest rank)."""
-    complete = len(served.latencies_ns) == served.scheduled
-    p99 = int(np.sort(served.latencies_ns)[math.ceil(0.99 * served.scheduled) - 1]) if complete else None
-    held = p99 is not None and p99 <= bound_ns and not served.overloaded
-    return Probe(served.rate, len(served.latencies_ns), p99, held)
-
-
-def _rates(most: float, probes: list[Probe]) -> Iterator[float]:
-    """The next rate to try, seen what became of the others. Above 1.1 times `most` none can hold."""
-    low, high = 0.0, 1.1 * most
-    rate = 0.9 * most
-    while len(probes) < MAX_PROBES and high > low * RATE_STEP:
-        yield rate
-        if probes[-1].held:
-            low = rate
-        else:
-            high = rate
-        rate = math.sqrt(low * high) if low else high / 2
+        return Loaded(most, 0.0, found.stopped_by, served=none, probes=found.probes, others=others)
+    others += most.inferences - len(found.best.latencies_ns)
+    return replace(_of_server(streams, found.best, found.stopped_by), probes=found.probes, others=others)
 
 
 def fits(loaded: Loaded) -> bool:

@@ -11,9 +11,9 @@ from bench import evidence
 from bench.cache import key_of
 from bench.errors import BenchError
 from bench.interface import Options
+from bench.place import Place, started
 from bench.plausible.bound import FEATURES
 from bench.registry import Registered
-from bench.trial import Place, started
 
 # Several matrix sizes and a copy, each for a fraction of a second, in a process that has to start first.
 LIMIT_S = 90.0

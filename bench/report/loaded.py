@@ -5,8 +5,6 @@ from __future__ import annotations
 from bench.record import OptionFacts, Record
 from bench.report import words
 
-P99 = 0.99
-
 
 def applies(record: Record) -> bool:
     """Whether its headline is anything but the median of one inference after another."""
@@ -36,6 +34,8 @@ def heading(options: OptionFacts) -> str:
 
 def setting(options: OptionFacts) -> str:
     """The scenario with its number of streams, where that was given."""
+    if options.soak_s is not None:
+        return "one inference after another"
     return options.scenario if options.streams is None else f"{options.scenario}, {_streams(options.streams)}"
 
 
@@ -62,7 +62,7 @@ def _headline(record: Record) -> str:
 
 def p99(record: Record) -> str:
     """In ms, or what it takes."""
-    found = next((p for p in record.latency.percentiles if p.q == P99), None) if record.latency else None
+    found = next((p for p in record.latency.percentiles if p.q == words.P99), None) if record.latency else None
     if found is None or record.latency is None:
         return "–"
     return words.milliseconds(found.ns) if found.ns is not None else f"– ({record.latency.n} of {found.needs} queries)"
@@ -79,8 +79,8 @@ def unit(record: Record) -> str:
     return "ms p99"
 
 
-def timing(record: Record) -> dict[str, str]:
-    """The columns of the second table, by their heads."""
+def timing(record: Record, *, tail: bool) -> dict[str, str]:
+    """The columns of the second table, by their heads; `tail`: p99.9 is one."""
     latency, throughput, server = record.latency, record.throughput, record.server
     assert throughput is not None
     found = {"per s": rate(throughput.per_s), "streams": str(throughput.streams)}
@@ -92,6 +92,7 @@ def timing(record: Record) -> dict[str, str]:
     found |= {
         "p50": words.milliseconds(settled.p50_ns if settled else None),
         "p99": p99(record) if settled else "–",
+        **({"p99.9": words.milliseconds(words.percentile(record, words.P999) if settled else None)} if tail else {}),
         "queries": str(latency.n if latency else 0),
     }
     if server:
@@ -106,7 +107,7 @@ def about(options: OptionFacts) -> str:
     noisy = "Noisy trials are left out."
     if options.scenario == "offline":
         return f"Of the trial in the middle. Tried: samples per second by streams, before it was measured. {noisy}"
-    p99s = "Times in ms. Per s: inferences that were done, of the trial in the middle. p99 takes 662 queries."
+    p99s = "Times in ms. Per s: inferences done, of the trial in the middle. p99 takes 662 queries, p99.9 6636."
     if options.scenario == "multi-stream":
         return f"{p99s} {noisy}"
     late = (

@@ -1,137 +1,145 @@
-"""The markdown document: medians, how they were timed, how right the answers are, why-nots, machine and versions."""
+"""The tables of records: medians, how they were timed, how right the answers are, why-nots, machine and versions."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 
-from bench.errors import UsageError
 from bench.record import Record
-from bench.report import loaded, words
+from bench.report import loaded, soak, words
+from bench.report.blocks import Block, Table, markdown
+from bench.report.figure import fastest, figure
+from bench.report.sections import Named, Section, sections, setting
 
 BEGIN, END = "<!-- deploybench table: begin -->", "<!-- deploybench table: end -->"
+# From a record without a number to the place that says why, as the target of a link.
+Link = Callable[[Record], str]
+MEDIAN = (
+    "**Median latency in ms** of one inference, ± its 95 % interval over processes; in brackets, where fewer than six "
+    "were run, the lowest and highest median of them. End to end by the host's clock, unless the column says otherwise."
+)
+FASTEST = (
+    "**Bold**: the fastest of its row for sure, or all that cannot be told from it, where another one is slower for "
+    "sure (their intervals do not overlap, or where they have none, nor their four or more trials)."
+)
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
-    """Of each cell on each machine the newest record, in the order of their first appearance."""
-    found: dict[tuple[str, str], Record] = {}
-    for record in records:
-        key = (record.machine, record.cell)
-        if key not in found or found[key].started_at <= record.started_at:
-            found[key] = record
-    return list(found.values())
-
-
-def document(records: Sequence[Record]) -> str:
+def document(records: Iterable[Record]) -> str:
     """The whole text, one section per machine and setting; empty for no records."""
-    groups: dict[tuple[str, ...], list[Record]] = {}
-    for record in latest(records):
-        groups.setdefault(_group(record), []).append(record)
-    return "\n".join(_section(group) for group in groups.values())
+    return markdown(blocks(records))
 
 
-def _group(record: Record) -> tuple[str, ...]:
-    options = record.case.options
-    facts = [options.threads, options.precision, options.batch, options.scenario, options.cpus]
-    if options.scenario != "single-stream":
-        facts += [options.streams, options.samples_per_query, options.rate, options.latency_bound_ns]
-    return (record.machine, record.case.device, *(json.dumps(f) for f in facts))
+def blocks(records: Iterable[Record]) -> list[Block]:
+    """The paragraphs and tables of the document; soaks, whose numbers mean something else, at its end."""
+    known = list(records)
+    found = [block for section in sections(known) for block in of_section(section)]
+    return found + [block for section in sections(known, soaks=True) for block in of_soaks(section)]
 
 
-def _section(records: list[Record]) -> str:
-    measured = [r for r in records if words.published(r)]
-    unpublished = [r for r in records if not words.published(r)]
-    parts = [_heading(records), _medians(records)]
-    if marks := sorted({mark for r in measured for mark in words.marks_of(r)}):
-        parts.append("  \n".join(f"{mark} {words.MARKS[mark]}" for mark in marks))
+def overview(records: Iterable[Record]) -> list[Block]:
+    """What a person looks at first, where there are many: the numbers, and why there are none."""
+    known = list(records)
+    found = [b for s in sections(known) for b in (*matrix(s, lambda r: f"#{anchor(r)}"), *why_not(s))]
+    return found + [block for section in sections(known, soaks=True) for block in of_soaks(section)]
+
+
+def of_soaks(section: Section) -> list[Block]:
+    """All there is to say of one machine, device and setting under sustained load."""
+    unpublished = [n for n in section if not soak.published(n.record)]
+    return [*soak.tables(section), *why_not(unpublished), footer([n.record for n in section])]
+
+
+def anchor(record: Record) -> str:
+    """The name of the place that says why the cell has no number: the same every night."""
+    return f"cell-{hashlib.sha256(f'{record.machine} {record.cell}'.encode(errors='replace')).hexdigest()[:10]}"
+
+
+def of_section(section: Section) -> list[Block]:
+    """All there is to say of one machine, device and setting."""
+    measured = [n for n in section if words.published(n.record)]
+    parts = matrix(section, lambda record: f"#{anchor(record)}")
     if measured:
-        parts += [_timing(measured, records), _answers(measured, records)]
-    if unpublished:
-        parts.append(_why_not(unpublished, records))
-    parts.append(_footer(records))
-    return "\n\n".join(parts) + "\n"
+        parts += timing(measured) + answers(measured)
+    return [*parts, *why_not(section), footer([n.record for n in section])]
 
 
-def _heading(records: list[Record]) -> str:
-    options, device = records[0].case.options, words.escape(records[0].case.device)
-    threads = f"{options.threads} thread{'s' if options.threads != 1 else ''}"
-    batch = f", batch {options.batch}" if options.batch else ""
-    cpus = f", CPUs {','.join(str(c) for c in options.cpus)}" if options.cpus else ""
-    precision = "" if options.precision == "model" else f", precision {options.precision}"
-    where = f"Device {device}, {threads}{batch}{cpus}{precision}, {loaded.setting(options)}."
-    if loaded.applies(records[0]):
-        return f"{loaded.heading(options)} {where}"
-    if not any(words.published(r) for r in records):
+def matrix(section: Section, link: Link) -> list[Block]:
+    """Models as rows, backends as columns, with the footnotes that its numbers need."""
+    cells, any_bold = _cells(section, link)
+    columns = list(dict.fromkeys(n.column for n in section))
+    rows = [[row, *(found.get(c, "–") for c in columns)] for row, found in cells.items()]
+    table = Table(["model", *columns], rows, right=range(1, len(columns) + 1))
+    return [_heading(section), table, *footnotes(section, FASTEST if any_bold else "")]
+
+
+def footnotes(section: Section, first: str = "") -> list[Block]:
+    """What the marks at its numbers mean, after `first`, as a paragraph; empty where nothing is marked."""
+    marks = sorted({mark for n in section if words.published(n.record) for mark in words.marks_of(n.record)})
+    notes = [*([first] if first else []), *(f"{mark} {words.MARKS[mark]}" for mark in marks)]
+    return ["  \n".join(notes)] if notes else []
+
+
+def _cells(section: Section, link: Link) -> tuple[dict[str, dict[str, str]], bool]:
+    """Row by row the text of each column, and whether any is in bold."""
+    rows: dict[str, dict[str, Record]] = {}
+    for named in section:
+        rows.setdefault(named.row, {})[named.column] = named.record
+    cells: dict[str, dict[str, str]] = {}
+    bold = False
+    for row, records in rows.items():
+        figures = {column: found for column, record in records.items() if (found := figure(record))}
+        best = fastest(figures)
+        bold = bold or bool(best)
+        cells[row] = {c: cell(record, link, best=c in best) for c, record in records.items()}
+    return cells, bold
+
+
+def cell(record: Record, link: Link, *, best: bool = False) -> str:
+    """The text of a record in a table: its number, or its status with a link to the reason."""
+    text = loaded.cell(record)
+    if not words.published(record):
+        return f"[{record.status}]({link(record)}){text.removeprefix(record.status)}"
+    return f"**{text}**" if best else text
+
+
+def _heading(section: Section) -> str:
+    record = section[0].record
+    where = f"Device {words.escape(record.case.device)}, {setting(record.case.options)}."
+    if loaded.applies(record):
+        return f"{loaded.heading(record.case.options)} {where}"
+    if not any(words.published(n.record) for n in section):
         return f"**Latency in ms.** {where}"
-    return (
-        "**Median latency in ms** of one inference, ± its 95 % interval over processes; in brackets, where fewer than "
-        "six were run, the lowest and highest median of them. End to end by the host's clock, unless the column says "
-        f"otherwise. {where}"
-    )
+    return f"{MEDIAN} {where}"
 
 
-def _medians(records: list[Record]) -> str:
-    columns = list(dict.fromkeys(_column(r, records) for r in records))
-    rows: dict[str, dict[str, str]] = {}
-    for record in records:
-        rows.setdefault(_row(record, records), {})[_column(record, records)] = loaded.cell(record)
-    lines = [[model, *(cells.get(c, "–") for c in columns)] for model, cells in rows.items()]
-    return table(["model", *columns], lines, right=range(1, len(columns) + 1))
-
-
-def _row(record: Record, records: list[Record]) -> str:
-    """The model's name, told apart by what differs where two models share it."""
-    model = record.case.model
-    twins = [r.case.model for r in records if r.case.model.name == model.name]
-    name = words.escape(model.name)
-    if len({t.sha256 for t in twins}) > 1:
-        name += f" ({model.sha256[:8]})"
-    if len({json.dumps(t.shapes) for t in twins}) > 1:
-        name += " " + ", ".join("x".join(str(d) for d in shape) for shape in model.shapes.values())
-    return name
-
-
-def _column(record: Record, records: list[Record]) -> str:
-    """The backend's name, told apart by the options that differ, and by what its samples span where that is unusual."""
-    extra = record.case.options.extra
-    others = [r.case.options.extra for r in records if r.case.backend == record.case.backend]
-    differ = [name for name in extra if len({json.dumps(o.get(name)) for o in others}) > 1]
-    told = [f"{name}={_option(extra[name])}" for name in differ]
-    spans = {(r.latency.scope, r.latency.clock) for r in records if r.case.backend == record.case.backend and r.latency}
-    if record.latency and spans != {("end_to_end", "host")}:
-        told.append(f"{record.latency.scope.replace('_', ' ')}, {record.latency.clock} clock")
-    return words.escape(f"{record.case.backend} ({', '.join(told)})" if told else record.case.backend)
-
-
-def _option(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, float):
-        return f"{value:g}"
-    name, _, digest = str(value).partition(" sha256:")
-    return f"{name} {digest[:8]}" if digest else name
-
-
-def _timing(measured: list[Record], records: list[Record]) -> str:
-    if loaded.applies(records[0]):
-        return _loaded_timing(measured, records)
-    head = ["model", "backend", "p50", "95 % of p50", "p90", "p99", "samples", "trials", "CPU used by others"]
+def timing(measured: Section) -> list[Block]:
+    """How the published numbers were timed."""
+    if loaded.applies(measured[0].record):
+        return _loaded_timing(measured)
+    tail = _with_tail(measured)
+    head = ["model", "backend", "p50", "95 % of p50", "p90", "p99", *(["p99.9"] if tail else [])]
+    head += ["samples", "trials", "CPU used by others"]
     about = (
-        "Timing in ms. The interval of p50 is over processes and takes six trials; p90 takes 64 samples, p99 662. "
-        "Noisy trials are left out."
+        "Timing in ms. The interval of p50 is over processes and takes six trials; p90 takes 64 samples, p99 662"
+        f"{', p99.9 6636' if tail else ''}. Noisy trials are left out."
     )
-    return f"{about}\n\n{table(head, [_timing_row(r, records) for r in measured], right=range(2, len(head)))}"
+    return [about, Table(head, [_timing_row(n, tail=tail) for n in measured], right=range(2, len(head)), keys=2)]
 
 
-def _loaded_timing(measured: list[Record], records: list[Record]) -> str:
-    columns = [loaded.timing(r) for r in measured]
+def _with_tail(measured: Section) -> bool:
+    """Whether any of them has samples enough for p99.9: it has a column then."""
+    return any(words.percentile(n.record, words.P999) is not None for n in measured)
+
+
+def _loaded_timing(measured: Section) -> list[Block]:
+    columns = [loaded.timing(n.record, tail=_with_tail(measured)) for n in measured]
     head = ["model", "backend", *columns[0], "trials", "CPU used by others"]
     rows = [
-        [_row(r, records), _column(r, records), *found.values(), _trials(r), _others(r)]
-        for r, found in zip(measured, columns, strict=True)
+        [n.row, n.column, *found.values(), _trials(n.record), _others(n.record)]
+        for n, found in zip(measured, columns, strict=True)
     ]
-    return f"{loaded.about(records[0].case.options)}\n\n{table(head, rows, right=range(2, len(head)))}"
+    about = loaded.about(measured[0].record.case.options)
+    return [about, Table(head, rows, right=range(2, len(head)), keys=2)]
 
 
 def _trials(record: Record) -> str:
@@ -145,67 +153,77 @@ def _others(record: Record) -> str:
     return "unknown" if share is None else f"{share:.1%}"
 
 
-def _timing_row(record: Record, records: list[Record]) -> list[str]:
-    latency = record.latency
+def _timing_row(named: Named, *, tail: bool) -> list[str]:
+    record, latency = named.record, named.record.latency
     assert latency is not None
-    at = {p.q: p.ns for p in latency.percentiles}
     interval = "–".join(words.milliseconds(ns) for ns in latency.p50_ci_ns or ()) or "–"
     return [
-        _row(record, records),
-        _column(record, records),
+        named.row,
+        named.column,
         words.milliseconds(latency.p50_ns),
         interval,
-        words.milliseconds(at.get(0.9)),
-        words.milliseconds(at.get(0.99)),
+        *(words.milliseconds(words.percentile(record, q)) for q in (0.9, words.P99, *([words.P999] if tail else []))),
         str(latency.n),
         _trials(record),
         _others(record),
     ]
 
 
-def _answers(measured: list[Record], records: list[Record]) -> str:
+def answers(measured: Section) -> list[Block]:
+    """How right the published cases were, and what they cost."""
     head = ["model", "backend", "error", "passes", "judged by", "load ms", "first run ms", "peak MiB"]
     head += ["GFLOP/s", "of peak"]
     about = (
         "Answers and cost. Error: the largest difference from the reference, as a share of the largest value of that "
         "output. Passes: the tightest tolerance that every output meets. GFLOP/s: as if every convolution were direct, "
-        "so fast algorithms may come out above the machine's peak, a matrix product in fp32 with as many threads."
+        "so fast algorithms may come out above the machine's peak, a matrix product in fp32 with as many threads. "
+        "Load, first run: medians over the trials. Peak: the whole process, Python included, in the largest trial."
     )
-    return f"{about}\n\n{table(head, [_answers_row(r, records) for r in measured], right=(2, *range(5, len(head))))}"
+    if any(named.record.parity and named.record.parity.reference.noise for named in measured):
+        about += " Noise: what float32 itself costs the model, whoever computes it."
+    with_task = any(named.record.task for named in measured)
+    head += ["task (reference)"] if with_task else []
+    rows = [_answers_row(n, with_task=with_task) for n in measured]
+    return [about, Table(head, rows, right=(2, *range(5, len(head))), keys=2)]
 
 
-def _answers_row(record: Record, records: list[Record]) -> list[str]:
-    parity, cold = record.parity, record.cold
+def _answers_row(named: Named, *, with_task: bool) -> list[str]:
+    record = named.record
+    parity, cold = record.parity, record.cold_start
     assert parity is not None
     return [
-        _row(record, records),
-        _column(record, records),
-        words.error_of_scale(record),
+        named.row,
+        named.column,
+        words.error_and_noise(record),
         words.escape(parity.grade if parity.grade != "wrong" else parity.tolerance.name),
         words.escape(f"{parity.reference.producer} {parity.reference.version}"),
-        words.milliseconds(_ns(cold.load_s if cold else None)),
-        words.milliseconds(_ns(cold.first_run_s if cold else None)),
+        words.median_ms(cold.load_s if cold else None),
+        words.median_ms(cold.first_run_s if cold else None),
         words.megabytes(record.memory.peak_rss_bytes if record.memory else None),
         words.gigaflops(record),
         words.of_peak(record),
+        *([words.escape(words.task(record))] if with_task else []),
     ]
 
 
-def _ns(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e9)
+def why_not(section: Section) -> list[Block]:
+    """The cells without a number, each with its whole reason; empty where there are none."""
+    lines = [
+        f'- <a id="{anchor(n.record)}"></a>{n.row} on {n.column}: {n.record.status}. {sentence(n.record)}'
+        for n in section
+        if not words.published(n.record)
+    ]
+    return ["Not published", "\n".join(lines)] if lines else []
 
 
-def _why_not(unpublished: list[Record], records: list[Record]) -> str:
-    lines = [f"- {_row(r, records)} on {_column(r, records)}: {r.status}. {_sentence(r)}" for r in unpublished]
-    return "Not published\n\n" + "\n".join(lines)
-
-
-def _sentence(record: Record) -> str:
+def sentence(record: Record) -> str:
+    """The reason and the next step."""
     hint = record.error.hint if record.error and record.status != "wrong" else ""
     return words.escape(f"{words.reason(record)}{'; ' + hint if hint else ''}")
 
 
-def _footer(records: list[Record]) -> str:
+def footer(records: Sequence[Record]) -> str:
+    """Machine, versions and dates."""
     known = [r for r in records if r.environment.get("machine")]
     runtimes = sorted({f"{n} {v}" for r in known for n, v in r.environment.get("runtimes", {}).items()})
     converters = sorted(
@@ -234,39 +252,3 @@ def _machine_words(record: Record) -> str:
         f"Python {python}" if python else "",
     )
     return ", ".join(str(f) for f in facts if f)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int]) -> str:
-    """A markdown table, padded so that it reads well as plain text too."""
-    to_right = set(right)
-    lines = [list(head), *[list(r) for r in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-
-    def text(line: Sequence[str]) -> str:
-        padded = (
-            c.rjust(w) if i in to_right else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        )
-        return f"| {' | '.join(padded)} |"
-
-    rule = (("-" * (w - 1) + ":") if i in to_right else "-" * w for i, w in enumerate(widths))
-    return "\n".join([text(lines[0]), f"| {' | '.join(rule)} |", *(text(line) for line in lines[1:])])
-
-
-def insert(path: Path, text: str) -> None:
-    """Replace what stands between the two marks in a file.
-
-    Raises:
-        UsageError: the file or its marks are missing, or it cannot be written.
-    """
-    try:
-        before, rest = path.read_text(encoding="utf-8").split(BEGIN)
-        _, after = rest.split(END)
-    except (OSError, ValueError):
-        raise UsageError(
-            f"{path} has no place for the table", f"write these two lines into it: {BEGIN} and {END}"
-        ) from None
-    whole = f"{before}{BEGIN}\n{text.strip()}\n{END}{after}"
-    try:
-        path.write_text(whole, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

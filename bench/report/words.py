@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
-from bench.record import MAX_FOREIGN_CPU, OutputFacts, Record
+from bench.record import MAX_FOREIGN_CPU, OutputFacts, Record, SpreadFacts
 
+P99, P999 = 0.99, 0.999
+_BARS = "▁▂▃▄▅▆▇█"
 # A cell says enough to recognise the reason; the list below the table has all of it.
 WHY_LENGTH = 44
 
@@ -19,6 +22,34 @@ def milliseconds(ns: int | None) -> str:
         return "0"
     exponent = int(f"{ns / 1e6:.2e}".partition("e")[2])
     return f"{ns / 1e6:.{max(0, 2 - exponent)}f}"
+
+
+def percentile(record: Record, q: float) -> int | None:
+    """In nanoseconds; None where there are fewer samples than it needs."""
+    found = record.latency.percentiles if record.latency else []
+    return next((p.ns for p in found if p.q == q), None)
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `10 min`, `1 min 30 s`, `1 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
+    if not parts or (rest and not hours):
+        parts.append(f"{rest} s")
+    return " ".join(parts)
+
+
+def bars(values: Sequence[float | None], reach: float, absent: str = " ") -> str:
+    """A bar for each value: the lowest for the least of them, the highest for one that is so much more."""
+    known = [v for v in values if v is not None]
+    scale = (len(_BARS) - 1) / reach if reach > 0 else 0.0
+    return "".join(absent if v is None else _BARS[round((v - min(known)) * scale)] for v in values) if known else ""
+
+
+def median_ms(seconds: SpreadFacts | None) -> str:
+    """The middle of several durations in seconds, in milliseconds."""
+    return milliseconds(round(seconds.median * 1e9) if seconds else None)
 
 
 def percent(share: float) -> str:
@@ -48,6 +79,11 @@ def published(record: Record) -> bool:
     return record.status == "ok" and (record.latency or record.throughput) is not None and record.parity is not None
 
 
+def emulated(record: Record) -> bool:
+    """Whether software imitated the machine's processor: then its times are nobody's."""
+    return record.evidence.emulated != ""
+
+
 def cell(record: Record) -> str:
     """The text of the record's cell: the median with its interval and marks, or the status and why.
 
@@ -71,6 +107,10 @@ MARKS = {
     "ᵉ": "the reference outputs came with the model, and nobody says who made them",
     "ᶠ": "the output hardly depends on the input, so wrong answers may pass",
     "ᵍ": "the reference outputs hold NaN or infinity: the model itself, or its input, is not sound",
+    "ʰ": "emulated: the machine's processor was imitated by software, so times say nothing of a real one",
+    "ⁱ": "its error looks like less precision than was asked for: the notes of its record say how many bits less",
+    "ʲ": "the tolerance is below the reference's own noise, so that passing or failing may be chance",
+    "ᵏ": "a reference output is empty or zero everywhere, and proves nothing",
 }
 
 
@@ -87,6 +127,10 @@ def marks_of(record: Record) -> list[str]:
         "ᵉ": parity.reference.producer == "as supplied",
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),
         "ᵍ": any(note.startswith("not finite") for note in record.notes),
+        "ʰ": emulated(record),
+        "ⁱ": any(note.startswith("low precision") for note in record.notes),
+        "ʲ": any(note.startswith("tolerance below the noise") for note in record.notes),
+        "ᵏ": any(note.startswith("nothing to judge") for note in record.notes),
     }
     return [mark for mark, held in holds.items() if held]
 
@@ -131,6 +175,22 @@ def error_of_scale(record: Record) -> str:
     """The largest error of the record relative to its output's scale."""
     known = [o.max_rel_scale for o in record.parity.outputs if o.max_rel_scale is not None] if record.parity else []
     return "–" if not known else f"{max(known):.1e}" if max(known) else "0"
+
+
+def error_and_noise(record: Record) -> str:
+    """The largest error and, where it is known, what float32 itself costs the model."""
+    noise = [n.max_rel_scale for n in record.parity.reference.noise] if record.parity else []
+    return error_of_scale(record) + (f" (noise {max(noise):.1e})" if noise else "")
+
+
+def task(record: Record) -> str:
+    """What was counted on labelled inputs, for the backend and for the reference."""
+    found = record.task
+    if found is None:
+        return "–"
+    if found.value is None or found.reference is None:
+        return f"{found.metric}: not known"
+    return f"{found.metric} {found.value:.4g} ({found.reference:.4g})"
 
 
 def shorten(text: str) -> str:

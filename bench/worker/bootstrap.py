@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 # What these lines need they check themselves, in words that an older Python understands too.
 CHECKS = (
     "import sys; v = sys.version_info; "
@@ -11,6 +13,10 @@ CHECKS = (
 )
 
 
-def bootstrap(module: str, code: str) -> str:
-    """The program for `python -I -c` that runs a module's `main` on argv, with our code first on the path."""
-    return f"{CHECKS}sys.path.insert(0, {code!r}); from {module} import main; main(*sys.argv[1:])"
+def bootstrap(module: str, code: str, packages: Sequence[str] = ()) -> str:
+    """The program for `python -I -c` that runs a module's `main` on argv.
+
+    Our code is first on the path, then folders of packages that were brought along.
+    """
+    path = [code, *packages]
+    return f"import sys; sys.path[:0] = {path!r}; {CHECKS}from {module} import main; main(*sys.argv[1:])"

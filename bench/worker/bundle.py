@@ -17,21 +17,28 @@ from bench.errors import BackendUnavailable
 # Closed under imports; a test holds it to that.
 WORKER_FILES = (
     "__init__.py",
+    "cuda_driver.py",
     "errors.py",
     "interface.py",
     "evidence/__init__.py",
     "evidence/clocks.py",
+    "evidence/cores.py",
     "evidence/environment.py",
+    "evidence/gpu.py",
     "evidence/load.py",
     "evidence/peaks.py",
     "evidence/quiet.py",
+    "evidence/standing.py",
     "evidence/watch.py",
     "measure/__init__.py",
     "measure/loop.py",
     "measure/scenarios.py",
+    "measure/server.py",
+    "measure/soak.py",
     "measure/stats.py",
     "measure/steady.py",
     "measure/streams.py",
+    "scratch.py",
     "worker/__init__.py",
     "worker/bootstrap.py",
     "worker/child.py",
@@ -41,21 +48,20 @@ WORKER_FILES = (
     "worker/loaded.py",
     "worker/pipe.py",
     "worker/protocol.py",
-    "worker/scratch.py",
     "worker/supervisor.py",
     "worker/wire.py",
 )
 
 
 def files(backend_spec: str) -> dict[str, bytes]:
-    """Every file of the bundle by its path inside it.
+    """Every file of the bundle by its path inside it; without a backend, the harness's part alone.
 
     Raises:
         BackendUnavailable: the backend's module has no source to send.
     """
     root = Path(bench.__file__).parent
     found = {f"bench/{name}": (root / name).read_bytes() for name in WORKER_FILES}
-    return found | _module_files(backend_spec.partition(":")[0])
+    return found | (_module_files(backend_spec.partition(":")[0]) if backend_spec else {})
 
 
 def _module_files(module: str) -> dict[str, bytes]:
@@ -101,4 +107,4 @@ def make(backend_spec: str, cache: Cache) -> tuple[Path, str]:
             (folder / name).write_bytes(data)
         return {}
 
-    return cache.get("code", key, build, summary=f"worker code with {backend_spec}").path, key
+    return cache.get("code", key, build, summary=f"worker code with {backend_spec or 'no backend'}").path, key

@@ -25,7 +25,7 @@ from bench.errors import BenchError, Crashed, RunError, UsageError
 from bench.evidence import environment
 from bench.evidence import load as machine_load
 from bench.interface import Artifact, Backend, Feeds, Finished, Options, Outputs, Packed, Plan, Session, Signature
-from bench.measure import loop
+from bench.measure import loop, soak
 from bench.measure.scenarios import Scenario
 from bench.measure.streams import Pool
 from bench.worker import loaded, wire
@@ -41,7 +41,8 @@ Reply = tuple[dict[str, Any], list[Any]]
 class Child:
     """The state of one trial on the runtime's side: a backend, its session, and the feeds it was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda message: None) -> None:
+        self._say = say
         self._backend: Backend | None = None
         self._session: Session | None = None
         self._signature: Signature | None = None
@@ -56,6 +57,7 @@ class Child:
             "probe": self._probe,
             "prepare": self._prepare,
             "load": self._load,
+            "unload": self._unload,
             "run": self._run,
             "measure": self._measure,
             "peaks": self._peaks,
@@ -68,17 +70,18 @@ class Child:
 
     def _start(self, args: Mapping[str, Any], body: bytes) -> Reply:
         if args["cpus"]:
-            os.sched_setaffinity(0, args["cpus"])
+            _bind(args["cpus"])
         self._spec = args["backend"]
         module, _, name = self._spec.partition(":")
         self._backend = getattr(importlib.import_module(module), name)()
         return {"numpy": np.__version__}, []
 
     def _probe(self, args: Mapping[str, Any], body: bytes) -> Reply:
-        return {"probe": wire.plain(self._require_backend().probe()), "environment": asdict(environment.collect())}, []
+        facts = asdict(environment.collect(args.get("machine", "/")))
+        return {"probe": wire.plain(self._require_backend().probe()), "environment": facts}, []
 
     def _prepare(self, args: Mapping[str, Any], body: bytes) -> Reply:
-        tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()})
+        tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()}, self._say)
         model, options = wire.model(args["model"]), wire.options(args["options"])
         artifact = self._require_backend().prepare(model, options, Path(args["workdir"]), tools)
         return {"artifact": wire.plain(artifact)}, []
@@ -86,6 +89,8 @@ class Child:
     def _load(self, args: Mapping[str, Any], body: bytes) -> Reply:
         artifact: Artifact = wire.artifact(args["artifact"])
         options: Options = wire.options(args["options"])
+        if self._session is not None:  # the memory may not do for two
+            self._unload({}, b"")
         begin = time.perf_counter()
         self._session = self._require_backend().load(artifact, options)
         seconds = time.perf_counter() - begin
@@ -93,12 +98,25 @@ class Child:
         self._loaded = artifact, options
         return {"load_s": seconds, "loaded_rss_bytes": machine_load.memory_bytes()[0]}, []
 
+    def _unload(self, args: Mapping[str, Any], body: bytes) -> Reply:
+        """Forget the session and what it was fed, and stay."""
+        if self._session is not None:
+            self._session.close()
+        self._session, self._signature, self._feeds = None, None, []
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed; another process may need it
+        if trim is not None:
+            trim(0)
+        return {}, []
+
     def _run(self, args: Mapping[str, Any], body: bytes) -> Reply:
         session, signature = self._require_session()
+        if args.get("feeds_at"):  # they lie here already
+            body = Path(args["feeds_at"]).read_bytes()
         reader = Unpacker(body)
         feeds = {name: reader.value(tree) for name, tree in args["feeds"].items()}
         check_feeds(signature, feeds)
-        self._feeds.append(feeds)
+        if args.get("keep", True):
+            self._feeds.append(feeds)
         begin = time.perf_counter()
         outputs = session.run(feeds)
         seconds = time.perf_counter() - begin
@@ -111,6 +129,8 @@ class Child:
             raise UsageError("nothing to measure with: `run` brings the feeds, and none was asked for")
         if args.get("scenario"):
             return self._measure_streams(session, args)
+        if args.get("soak"):
+            return self._measure_stretch(session, args)
         peak_before = machine_load.memory_bytes()[1]
         before = machine_load.snapshot()
         samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]))
@@ -130,12 +150,42 @@ class Child:
             "bracket_ns": bracket_ns,
             "fits": loop.fits(samples, bracket_ns),
             "load": asdict(machine_load.between(before, after)),
-            "peak_rss_bytes": machine_load.peak_without(peak_before, peak, len(samples.series[0].samples_ns)),
+            "peak_rss_bytes": machine_load.peak_without(
+                peak_before, peak, len(samples.series[0].samples_ns) * machine_load.BYTES_PER_SAMPLE
+            ),
             "rss_bytes": rss,
             "placement": wire.plain(session.placement()),
             "affinity": sorted(os.sched_getaffinity(0)),
         }
         return result, buffers
+
+    def _measure_stretch(self, session: Session, args: Mapping[str, Any]) -> Reply:
+        """A stretch of a soak; before the first one, the warm-up."""
+        first, seconds = bool(args["soak"]["first"]), float(args["soak"]["seconds"])
+        warm = soak.warm_up(session, self._feeds, Plan(**args["plan"])) if first else None
+        before = machine_load.snapshot()
+        found = soak.stretch(session, self._feeds, seconds)
+        after = machine_load.snapshot()
+        rss, peak = machine_load.memory_bytes()
+        keys, counts = found.histogram.bins()
+        buffers: list[Any] = []
+        return {
+            "scope": found.scope,
+            "clock": found.clock,
+            "bins": {"keys": keys, "counts": counts},
+            "max_ns": found.histogram.max_ns,
+            "bracket_ns": found.bracket_ns,
+            "fits": found.fits,
+            "outputs": _trees(found.outputs, buffers),
+            "feed_index": found.feed_index,
+            "warmup_count": warm.count if warm else 0,
+            "warmup_ended_by": warm.ended_by if warm else "",
+            "load": asdict(machine_load.between(before, after)),
+            "peak_rss_bytes": peak,
+            "rss_bytes": rss,
+            "placement": wire.plain(session.placement()),
+            "affinity": sorted(os.sched_getaffinity(0)),
+        }, buffers
 
     def _measure_streams(self, session: Session, args: Mapping[str, Any]) -> Reply:
         assert self._loaded is not None
@@ -151,7 +201,7 @@ class Child:
                 **loaded.facts(found, args["seed"]),
                 "series": series,
                 "streams": [{"outputs": _trees(made, buffers), "feed_index": feed} for made, feed in found.made],
-                "peak_rss_bytes": machine_load.memory_bytes()[1],
+                "peak_rss_bytes": found.peak_rss_bytes,
                 "placement": wire.plain(session.placement()),
                 "affinity": sorted(os.sched_getaffinity(0)),
             }, buffers
@@ -183,8 +233,9 @@ class BoundedTools:
     When the phase's time is up, the supervisor kills this process and all that it started, tools included.
     """
 
-    def __init__(self, paths: Mapping[str, Path]) -> None:
+    def __init__(self, paths: Mapping[str, Path], say: Callable[[str], None] = lambda message: None) -> None:
         self._paths = paths
+        self.say = say
 
     def run(self, argv: Sequence[str], *, cwd: Path) -> Finished:
         """Run a program to its end, its output kept and also copied to the log."""
@@ -255,6 +306,14 @@ def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
     return found
 
 
+def _bind(cpus: Sequence[int]) -> None:
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        have = ", ".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
+        raise UsageError(f"the process cannot be bound to the CPUs {list(cpus)}", f"it may use {have}") from error
+
+
 def _dying_with_parent() -> Callable[[], None]:
     """What asks the kernel to kill this process when its parent ends, however it ends (Linux only).
 
@@ -309,10 +368,16 @@ def _answered(child: Child, frame: Frame) -> list[bytes | memoryview]:
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer requests until the pipe ends or `close` was answered."""
-    child = Child()
-    decoder = Decoder()
-    while data := source.read(READ_BYTES):
-        for frame in decoder.feed(data):
+
+    def say(message: str) -> None:
+        for part in parts({"said": message}):
+            sink.write(part)
+        sink.flush()
+
+    child = Child(say)
+    decoder, room = Decoder(), memoryview(bytearray(READ_BYTES))
+    while size := source.readinto(room):  # type: ignore[attr-defined]
+        for frame in decoder.feed(room[:size]):
             for part in _answered(child, frame):
                 sink.write(part)
             sink.flush()

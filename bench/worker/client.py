@@ -6,14 +6,14 @@ import os
 import select
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.errors import BenchError, HostError, Unreachable, UsageError, by_name
 from bench.hosts.base import Host
 from bench.worker.bootstrap import bootstrap
-from bench.worker.frames import Decoder, Frame, ProtocolError, parts
+from bench.worker.frames import READ_BYTES, Decoder, Frame, Intake, ProtocolError, parts
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
@@ -21,7 +21,6 @@ CONNECT_S = 60.0
 # What a request may take beyond its own limit, which the supervisor keeps: the link, and killing and reaping the child.
 # A frame that is on its way may take longer, as long as it moves: links are slow and outputs are large.
 GRACE_S = 20.0
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +47,28 @@ class WorkerError(BenchError):
 class Worker:
     """A supervisor on a host. Used by one thread; closed once; a closed or failed link ends everything on the far side.
 
+    `packages`: folders there, that come before what its Python has.
     `silence_s`: either side gives the other up when it has not heard from it for so long. `connect_s`: what the far
-    side may take to begin to speak.
+    side may take to begin to speak. `say`: told what the far side says of work that takes long.
     """
 
-    def __init__(self, host: Host, code: str, *, silence_s: float = SILENCE_S, connect_s: float = CONNECT_S) -> None:
-        program = bootstrap("bench.worker.supervisor", code)
-        self._link = host.start([host.python, "-I", "-c", program, code, str(silence_s)])
-        self._silence_s, self._connect_s = silence_s, connect_s
+    def __init__(
+        self,
+        host: Host,
+        code: str,
+        *,
+        packages: Sequence[str] = (),
+        silence_s: float = SILENCE_S,
+        connect_s: float = CONNECT_S,
+        say: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        program = bootstrap("bench.worker.supervisor", code, packages)
+        arguments = [code, str(silence_s), host.root, *packages]
+        self._link = host.start([host.python, "-I", "-c", program, *arguments])
+        self._silence_s, self._connect_s, self._say = silence_s, connect_s, say
         self._greet_by = time.monotonic() + connect_s
         self._greeted = False
-        self._decoder = Decoder()
+        self._decoder, self._intake = Decoder(), Intake()
         self._waiting: list[Frame] = []
         self._next_id = 0
         self._lost: Failure | None = None
@@ -156,6 +166,8 @@ class Worker:
         while True:
             while self._waiting:
                 frame = self._waiting.pop(0)
+                if said := frame.header.get("said"):
+                    self._say(str(said))
                 if frame.header.get("id") == request and not {"ok", "error"}.isdisjoint(frame.header):
                     return frame
             self._read(deadline)
@@ -173,7 +185,7 @@ class Worker:
         patience_s = min(deadline - now, self._silence_s if self._greeted else self._greet_by - now)
         if patience_s <= 0 or not _readable(self._link.read_fd, patience_s):
             raise self._silent()
-        data = os.read(self._link.read_fd, READ_BYTES)
+        data = self._intake.read(self._link.read_fd)
         if not data:
             raise self._gone()
         self._waiting += self._decoder.feed(data)
@@ -188,7 +200,7 @@ class Worker:
     def _gone(self) -> Unreachable:
         try:  # its last words may be here already
             while not self._greeted and _readable(self._link.read_fd, 0.0):
-                if not (data := os.read(self._link.read_fd, READ_BYTES)):
+                if not (data := self._intake.read(self._link.read_fd)):
                     break
                 self._waiting += self._decoder.feed(data)
         except (OSError, ProtocolError):

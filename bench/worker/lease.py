@@ -18,11 +18,14 @@ PREFIX = "deploybench-lease-"
 
 
 class Lease:
-    """A wish for the machine: `held` or, once `ready_fd` can be read and `take` was called, held then."""
+    """A wish for the machine: `held` or, once `ready_fd` can be read and `take` was called, held then.
 
-    def __init__(self, folder: str, holder: str) -> None:
+    `machine`: root of the file system that tells its boot; another than `/` where it is made up.
+    """
+
+    def __init__(self, folder: str, holder: str, machine: str = "/") -> None:
         self._holder = holder
-        self._fd = _open_shared(f"{folder}/{PREFIX}{boot_id()}")
+        self._fd = _open_shared(f"{folder}/{PREFIX}{boot_id(machine)}")
         self.ready_fd, self._granted_fd = os.pipe()
         self._deciding = threading.Lock()
         self._granted = self._given_up = self.held = False

@@ -19,12 +19,16 @@ from bench.measure.streams import Pool, ProcessStream, RealWorld, Stream, Thread
 
 @dataclass(frozen=True, slots=True)
 class UnderLoad:
-    """What was measured, the machine meanwhile, and what each stream answered last."""
+    """What was measured, the machine meanwhile, and what each stream answered last.
+
+    `peak_rss_bytes`: of this process without what we keep, and of the streams' own processes together.
+    """
 
     ready: Ready
     loaded: Loaded
     load: machine_load.Load
     made: tuple[tuple[Outputs, int], ...]
+    peak_rss_bytes: int | None
 
 
 def under_load(pool: Pool, scenario: Scenario, plan: Plan, threads: int, seed: int) -> UnderLoad:
@@ -34,12 +38,23 @@ def under_load(pool: Pool, scenario: Scenario, plan: Plan, threads: int, seed: i
     with loop.no_garbage_collection():
         ready = scenarios.prepare(pool, plan, counts, world)
         streams = pool.first(ready.streams)
+        peak_before = machine_load.memory_bytes()[1]
         elsewhere_s, before = pool.cpu_s(), machine_load.snapshot()
         loaded = scenarios.measure(scenario, streams, plan, seed, world)
         after, elsewhere_s = machine_load.snapshot(), pool.cpu_s() - elsewhere_s
     ours = replace(after, own_s=after.own_s + elsewhere_s)
     load = machine_load.between(before, ours)
-    return UnderLoad(ready, loaded, load, tuple(stream.last() for stream in streams))
+    peak = machine_load.peak_without(peak_before, machine_load.memory_bytes()[1], kept_bytes(loaded))
+    peak = None if peak is None else peak + sum(machine_load.memory_bytes(pid)[1] or 0 for pid in pool.pids())
+    return UnderLoad(ready, loaded, load, tuple(stream.last() for stream in streams), peak)
+
+
+def kept_bytes(loaded: Loaded) -> int:
+    """What deploybench itself keeps of a loaded phase, at most: latencies, or the largest schedule."""
+    if loaded.served is None:
+        return loaded.latencies_ns.size * machine_load.BYTES_PER_SAMPLE
+    queries = max([loaded.served.scheduled, *(probe.queries for probe in loaded.probes)])
+    return queries * machine_load.BYTES_PER_QUERY
 
 
 def maker(

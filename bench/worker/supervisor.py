@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
+from bench.evidence.environment import boot_id
 from bench.evidence.quiet import Quiet
 from bench.evidence.watch import Watch
+from bench.scratch import Scratch
 from bench.worker.bootstrap import bootstrap
 from bench.worker.child_process import LAST_BREATH_S, ChildProcess, adopt_orphans, error
 from bench.worker.frames import Frame, ProtocolError, parts
 from bench.worker.lease import Lease
 from bench.worker.pipe import Pipe
-from bench.worker.scratch import Scratch
 
 TICK_S = 1.0
 
@@ -99,7 +100,7 @@ class Supervisor:
             self._running = False
         if self._lease and not self._lease.held and self._lease.ready_fd in ready:
             self._lease.take()
-            self._answer({})
+            self._answer({"boot": boot_id(self._machine)})
         if self._child:
             self._child.pipe.flush()
             if self._child.pipe.read_fd in ready or self._child.ended():
@@ -152,9 +153,9 @@ class Supervisor:
             if self._lease:
                 self._lease.release()
                 self._lease = None
-            self._lease = Lease(str(args["folder"]), str(args["holder"]))
+            self._lease = Lease(str(args["folder"]), str(args["holder"]), self._machine)
             if self._lease.held:
-                self._answer({})
+                self._answer({"boot": boot_id(self._machine)})
             return
         if verb == "quiet":
             limits = float(args["wait_s"]), float(args["max_foreign_cpu"]), args["max_temperature_c"]
@@ -191,6 +192,9 @@ class Supervisor:
     def _relay(self, child: ChildProcess, frame: Frame) -> None:
         """Pass the child's answer on, with what only the supervisor knows."""
         header = frame.header
+        if "said" in header:  # how far it is; the answer is still to come
+            self._client.send(parts(header))
+            return
         if self._watch and "ok" in header:
             header["ok"]["observed"] = asdict(self._watch.end())
         self._watch = None
@@ -248,10 +252,10 @@ def _leave(number: int, frame: object) -> NoReturn:
     sys.exit(0)
 
 
-def main(code: str, silence_s: str, machine: str = "/") -> None:
+def main(code: str, silence_s: str, machine: str = "/", *packages: str) -> None:
     """Entry point, called by the program that the client sends: move the link away, then serve it.
 
-    `machine` is given by tests and benchmarks alone.
+    `machine` is another than `/` in tests and benchmarks alone.
     """
     link = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
@@ -261,5 +265,5 @@ def main(code: str, silence_s: str, machine: str = "/") -> None:
         signal.signal(number, _leave)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by whoever started us, it would hide how the child ended
     adopt_orphans()
-    command = [sys.executable, "-I", "-c", bootstrap("bench.worker.child", code)]
+    command = [sys.executable, "-I", "-c", bootstrap("bench.worker.child", code, packages)]
     Supervisor(link, command, float(silence_s), machine).serve()

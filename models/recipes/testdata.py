@@ -1,7 +1,8 @@
 """What every recipe shares: the check that a model is alive, and the files it leaves in OUT.
 
 OUT/model.onnx, OUT/test_data_set_<k>/{input_<i>.pb, output_<i>.pb} (ONNX model-zoo layout: one TensorProto a file, with
-the tensor's name) and OUT/provenance.json. No file carries a time, a host or a path, so equal inputs give equal bytes.
+the tensor's name, or a SequenceProto) and OUT/provenance.json. No file carries a time, a host or a path, so equal
+inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 IMAGE = (3, 224, 224)
+FEWEST_INPUTS = 2
 LEAST_MOVEMENT = 0.01
 """Share of its own norm by which an output must move between two inputs. Source: shared/DESIGN.md, Parity."""
 MOST_PROBABILITY = 0.9
@@ -119,15 +121,29 @@ def write_model(out: Path, model: onnx.ModelProto) -> Path:
     return path
 
 
-def write_data_sets(out: Path, sets: Sequence[tuple[Tensors, Tensors]]) -> None:
+def write_data_sets(out: Path, sets: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Write the (inputs, outputs) pairs as test_data_set_0, test_data_set_1, ...; the order is the model's."""
     for index, (inputs, outputs) in enumerate(sets):
         folder = out / f"test_data_set_{index}"
         folder.mkdir()
         for kind, tensors in (("input", inputs), ("output", outputs)):
             for position, (name, values) in enumerate(tensors.items()):
-                proto = numpy_helper.from_array(np.ascontiguousarray(values), name)
+                proto = _maps(values, name) if isinstance(values, list) else _tensor(values, name)
                 (folder / f"{kind}_{position}.pb").write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _tensor(values: Array, name: str = "") -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(values, order="C"), name)
+
+
+def _maps(rows: Sequence[Mapping[int, float]], name: str) -> onnx.SequenceProto:
+    """What ZipMap makes: for every row a map from class to probability, each probability a float32 of rank 0."""
+    sequence = onnx.SequenceProto(name=name, elem_type=onnx.SequenceProto.MAP)
+    for row in rows:
+        values = [_tensor(np.asarray(value, np.float32)) for value in row.values()]
+        inside = onnx.SequenceProto(elem_type=onnx.SequenceProto.TENSOR, tensor_values=values)
+        sequence.map_values.append(onnx.MapProto(key_type=onnx.TensorProto.INT64, keys=list(row), values=inside))
+    return sequence
 
 
 def write_provenance(out: Path, *, producer: str, version: str, settings: str, seed: int) -> None:
@@ -136,17 +152,20 @@ def write_provenance(out: Path, *, producer: str, version: str, settings: str, s
     (out / "provenance.json").write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def main(build: Callable[[Path, str, int], Mapping[str, Liveness]], architectures: Sequence[str]) -> int:
-    """Read `OUT --seed N --architecture NAME`, build, and return the exit code: 1 for a refusal, told on stderr."""
+def main(build: Callable[[Path, str, int, int], Mapping[str, Liveness]], architectures: Sequence[str]) -> int:
+    """Read `OUT --seed N --architecture NAME [--inputs N]` and build; exit code 1 for a refusal, told on stderr."""
     parser = argparse.ArgumentParser(description="Write a model and its reference outputs into OUT.")
     parser.add_argument("out", type=Path, metavar="OUT", help="an empty folder")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--architecture", choices=sorted(architectures), required=True)
+    parser.add_argument("--inputs", type=int, default=FEWEST_INPUTS, help="how many data sets")
     asked = parser.parse_args()
     try:
         if not asked.out.is_dir() or any(asked.out.iterdir()):
             raise Refused(f"{asked.out} is not an empty folder")
-        for name, figure in build(asked.out, asked.architecture, asked.seed).items():
+        if asked.inputs < FEWEST_INPUTS:
+            raise Refused(f"{asked.inputs} inputs are too few to see that the output follows them")
+        for name, figure in build(asked.out, asked.architecture, asked.seed, asked.inputs).items():
             print(f"{asked.architecture}: output {name!r} {figure}")
     except Refused as refusal:
         print(f"{asked.architecture}, seed {asked.seed}: {refusal}", file=sys.stderr)

@@ -197,13 +197,13 @@ def assembled(name: str, tiny: Tiny) -> onnx.ModelProto:
     return helper.make_model(graph, ir_version=IR_VERSION, opset_imports=opsets, producer_name="deploybench")
 
 
-def build(out: Path, name: str, seed: int) -> Mapping[str, Liveness]:
+def build(out: Path, name: str, seed: int, count: int) -> Mapping[str, Liveness]:
     """Write the files of one tiny model; the figures of its outputs."""
     tiny = MODELS[name](np.random.default_rng(seed))
     onnx.checker.check_model(write_model(out, assembled(name, tiny)), full_check=True)
-    inputs = [_feeds(tiny, input_generator(seed, index)) for index in range(2)]
+    inputs = [_feeds(tiny, input_generator(seed, index)) for index in range(count)]
     outputs = [{key: v.astype(np.float32) for key, v in tiny.meaning(feeds).items()} for feeds in inputs]
-    figures = check_alive(*outputs)
+    figures = check_alive(*outputs[:2])
     write_data_sets(out, list(zip(inputs, outputs, strict=True)))
     write_provenance(out, producer="numpy", version=np.__version__, settings="float64, rounded to float32", seed=seed)
     return figures

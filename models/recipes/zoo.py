@@ -264,7 +264,7 @@ def finished(architecture: Architecture, weights: dict[str, Array]) -> onnx.Mode
     return helper.make_model(made, ir_version=4, opset_imports=opsets, producer_name="deploybench")
 
 
-def build(out: Path, name: str, seed: int) -> Mapping[str, Liveness]:
+def build(out: Path, name: str, seed: int, count: int) -> Mapping[str, Liveness]:
     """Write the files of one architecture; the figures of its output."""
     architecture = Architecture(name)
     rng = np.random.default_rng(seed)
@@ -272,9 +272,9 @@ def build(out: Path, name: str, seed: int) -> Mapping[str, Liveness]:
     calibrate(architecture, weights, calibration_images(rng))
     path = write_model(out, finished(architecture, weights))
     onnx.checker.check_model(path)
-    inputs = [{architecture.input: block_images(input_generator(seed, index), 1)} for index in range(2)]
+    inputs = [{architecture.input: block_images(input_generator(seed, index), 1)} for index in range(count)]
     outputs = evaluate(path, inputs, [architecture.output])
-    figures = check_alive(*outputs)
+    figures = check_alive(*outputs[:2])
     write_data_sets(out, list(zip(inputs, outputs, strict=True)))
     settings = "cpu, optimisations off, prepacking off, 1 thread"
     write_provenance(out, producer="onnxruntime", version=runtime_version(), settings=settings, seed=seed)

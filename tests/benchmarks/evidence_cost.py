@@ -32,9 +32,10 @@ from bench.hosts.base import Link
 from bench.hosts.local import LocalHost
 from bench.interface import Options, Plan
 from bench.models import resolve
+from bench.place import Limits, Place, started
 from bench.record import MAX_FOREIGN_CPU
 from bench.registry import complete_options, find
-from bench.trial import Limits, Place, run_once, started
+from bench.trial import run_once
 from bench.worker import wire
 from bench.worker.client import Worker
 from bench.worker.protocol import Unpacker

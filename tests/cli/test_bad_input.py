@@ -91,7 +91,15 @@ def test_unknown_verb_offers_the_nearest(cli):
 
 
 def test_unknown_device(run, mlp_path):
-    refused(run(str(mlp_path), "--batch", "1", "-b", "fake", "--device", "pi5"), "pi5", "local")
+    """Whether ssh knows it shows when it is reached: then it is a record, with what would be known in the hint."""
+    done = run(str(mlp_path), "--batch", "1", "-b", "fake", "--device", "no-such-device")
+    assert done.code == 1
+    assert "there is no device no-such-device" in done.stdout
+    assert "local" in done.stdout
+
+
+def test_a_device_whose_name_is_none(run, mlp_path):
+    refused(run(str(mlp_path), "--batch", "1", "-b", "fake", "--device", "a b"), "a b", "ssh")
 
 
 @pytest.mark.parametrize("text", ["fp17", "0.1", "a,b", "-1,0"])

@@ -219,7 +219,7 @@ class BareExceptions(Fake):
 class NotASession(Fake):
     def load(self, artifact, options):
         inner = super().load(artifact, options)
-        members = ("run", "measure", "placement", "close", "__enter__", "__exit__")
+        members = ("run", "measure", "device_series", "placement", "close", "__enter__", "__exit__")
         return type("Duck", (), {name: _forward(inner, name) for name in members})()
 
 
@@ -228,8 +228,8 @@ def _forward(inner, name):
         return lambda self: self
     if name == "__exit__":
         return lambda self, *exc: self.close()
-    if name == "measure":
-        return Session.measure
+    if name in ("measure", "device_series"):
+        return getattr(Session, name)
     return lambda self, *arguments: getattr(inner, name)(*arguments)
 
 
@@ -402,6 +402,18 @@ class OtherFeed(Base):
             return Samples((Series("compute", "device", np.ones(5, np.int64)),), outputs, 0)
 
 
+class ImplausibleInside(Base):
+    class session(Wrapped):
+        def device_series(self, feeds, plan):
+            return (Series("compute", "device", np.full(5, 10**12)),)
+
+
+class FloatsInside(Base):
+    class session(Wrapped):
+        def device_series(self, feeds, plan):
+            return (Series("compute", "device", np.full(5, 0.5)),)
+
+
 # --- those that only a process of their own survives
 
 
@@ -488,4 +500,6 @@ BREAKS: dict[type, set[str]] = {
     Implausible: {"measure_fits"},
     FloatSamples: {"measure_samples"},
     OtherFeed: {"measure_outputs"},
+    ImplausibleInside: {"device_series"},
+    FloatsInside: {"device_series"},
 }

@@ -218,6 +218,21 @@ def test_bytes_are_taken_in_even_when_nobody_looks_at_the_frames():
     assert [frame.header for frame in decoder.feed(data[9:])] == [{"id": 1}]
 
 
+@quick
+@given(MESSAGES, st.integers(1, 200))
+def test_room_that_is_used_again_changes_no_frame(messages, step):
+    """What is read next overwrites what was read last: frames keep their own."""
+    stream, decoder, frames = b"".join(encode(header, buffers) for header, buffers in messages), Decoder(), []
+    room = bytearray(step)
+    for at in range(0, len(stream), step):
+        size = len(part := stream[at : at + step])
+        room[:size] = part
+        frames += decoder.feed(memoryview(room)[:size])
+        room[:] = bytes(len(room))
+    assert [(frame.header, frame.body) for frame in frames] == [(h, b"".join(b)) for h, b in messages]
+    assert not decoder.incomplete
+
+
 def test_endless_printing_is_not_a_banner():
     decoder = Decoder()
     with pytest.raises(ProtocolError, match="does not speak our protocol") as caught:

@@ -24,8 +24,9 @@ from bench.hosts.local import LocalHost
 from bench.interface import Model, Options, Plan, Signature, ValueSpec
 from bench.models import DataSet
 from bench.parity.compare import TOLERANCES
+from bench.place import Limits, Place
 from bench.registry import Registered
-from bench.trial import Limits, Place, TrialPlan, run_trial
+from bench.trial import TrialPlan, run_trial
 from bench.worker import child_process, wire
 from bench.worker.client import WorkerError
 from bench.worker.lease import Lease

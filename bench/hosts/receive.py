@@ -1,0 +1,194 @@
+"""Sent to a device as text and run there: takes in one object, a folder of files, that is named by its content.
+
+Not imported here. Standard library only, Python 3.10. In: JSON and its length, then of every file its bytes and their
+CRC-32: ssh keeps them from being changed, this from being mixed up. Out: lines that begin with DEPLOYBENCH. What was
+cut off goes on where it stopped; an object appears whole.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import select
+import sys
+import time
+import zlib
+from typing import Any
+
+WORD = "DEPLOYBENCH "
+STALL_S = 30.0
+OLD_S = 24 * 3600.0
+READ_BYTES = 1 << 20
+ROOM = memoryview(bytearray(READ_BYTES))
+# Name, size and mode of each.
+Files = list[tuple[str, int, int]]
+
+
+def say(text: str) -> None:
+    os.write(1, (WORD + text + "\n").encode())
+
+
+def take(size: int) -> memoryview:
+    """The next bytes of the link, at most so many, until the next call."""
+    if not select.select([0], [], [], STALL_S)[0]:
+        sys.exit(f"nothing came for {STALL_S:g} s")
+    got = os.readv(0, [ROOM[:size]])  # into room that is kept: new room for every read costs more than the bytes
+    if not got:
+        sys.exit("the link ended")
+    return ROOM[:got]
+
+
+def exactly(size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += take(size - len(data))
+    return data
+
+
+def header() -> dict[str, Any]:
+    """What is to come: ten digits, the length of the JSON behind them."""
+    size = int(exactly(10))
+    found: dict[str, Any] = json.loads(exactly(size))
+    return found
+
+
+def safe(name: str) -> bool:
+    """A name that stays in its folder."""
+    return bool(name) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
+
+
+def done_already(making: str, files: Files) -> tuple[int, int]:
+    """How many files are whole, and how much there is of the next."""
+    for index, (name, size, _) in enumerate(files):
+        path = os.path.join(making, name)
+        if os.path.isfile(path) and os.path.getsize(path) == size:
+            continue
+        try:
+            return index, min(size, os.path.getsize(path + ".part"))
+        except OSError:
+            return index, 0
+    return len(files), 0
+
+
+def receive(path: str, size: int, have: int, mode: int) -> bool:
+    """One file, from byte `have` on; False if it is not what was sent."""
+    part = path + ".part"
+    checksum = 0
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if have:
+        with open(part, "rb") as file:
+            while data := file.read(READ_BYTES):
+                checksum = zlib.crc32(data, checksum)
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.ftruncate(fd, have)
+        while have < size:
+            view = take(size - have)
+            checksum = zlib.crc32(view, checksum)
+            have += len(view)
+            while view:
+                view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
+    if int(exactly(8), 16) != checksum:
+        os.unlink(part)
+        return False
+    os.chmod(part, mode)
+    os.rename(part, path)
+    return True
+
+
+def unpack(making: str, name: str, sha256: str) -> bool:
+    """A wheel's content in its place; False if it is another wheel."""
+    import hashlib
+    import shutil
+    import zipfile
+
+    archive = os.path.join(making, name)
+    with open(archive, "rb") as file:
+        digest = hashlib.sha256()
+        while data := file.read(READ_BYTES):
+            digest.update(data)
+    if digest.hexdigest() != sha256:
+        os.unlink(archive)
+        return False
+    with zipfile.ZipFile(archive) as wheel:
+        wheel.extractall(making)
+    os.unlink(archive)
+    for folder in [d for d in os.listdir(making) if d.endswith(".data")]:
+        for kind in ("purelib", "platlib"):
+            if os.path.isdir(os.path.join(making, folder, kind)):
+                shutil.copytree(os.path.join(making, folder, kind), making, dirs_exist_ok=True)
+    return True
+
+
+def sweep(incoming: str, spare: str) -> None:
+    """Remove what was begun long ago and never ended. Who is at it holds its lock: the clock may have jumped."""
+    import shutil
+
+    for name in os.listdir(incoming):
+        path = os.path.join(incoming, name)
+        try:
+            if name == spare or time.time() - os.path.getmtime(path) < OLD_S:
+                continue
+            lock = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue  # another has just removed it, or renamed it: it is whole
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except OSError:
+            pass
+        finally:
+            os.close(lock)
+
+
+def main(root: str, asked: dict[str, Any]) -> None:
+    key, files = asked["key"], asked["files"]
+    if not all(safe(name) for name, _, _ in files) or not safe(key) or "/" in key:
+        sys.exit("a file's name leads out of its folder")
+    target = os.path.join(root, "objects", key)
+    making = os.path.join(root, "incoming", key)
+    if os.path.isdir(target):
+        say("have")
+        return
+    os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+    os.makedirs(making, exist_ok=True)
+    lock = os.open(making, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if os.path.isdir(target):
+        say("have")
+        return
+    os.makedirs(making, exist_ok=True)
+    sweep(os.path.dirname(making), key)
+    index, have = done_already(making, files)
+    say(f"from {index} {have}")
+    for name, size, mode in files[index:]:
+        if not receive(os.path.join(making, name), size, have, mode):
+            say(f"damaged {name}")
+            return
+        have = 0
+    if asked["sha256"] and not unpack(making, files[0][0], asked["sha256"]):
+        say(f"damaged {files[0][0]}")
+        return
+    os.rename(making, target)
+    say("have")
+
+
+def told(root: str) -> None:
+    """`main`, with what goes wrong told in a word. What does not fit is removed: the room is others'."""
+    asked = header()
+    try:
+        main(root, asked)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            say(f"error {error.strerror}")
+            sys.exit(1)
+        import shutil
+
+        shutil.rmtree(os.path.join(root, "incoming", asked["key"]), ignore_errors=True)
+        say("full")
+
+
+if __name__ == "__main__":
+    told(sys.argv[1])

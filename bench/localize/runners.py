@@ -1,0 +1,148 @@
+"""Who runs the parts: the backend and the reference, each in a process that stays for as long as nothing is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from bench.artifacts import Prepared, key_facts, prepare
+from bench.cache import Cache, Listed, key_of
+from bench.held import Staying
+from bench.interface import Artifact, Feeds, Model, Options, Outputs
+from bench.models import DataSet
+from bench.place import Place, Started, started
+from bench.registry import Registered
+from bench.trial import run_once
+from bench.worker import wire
+from bench.worker.client import WorkerError
+
+
+class BackendRunner:
+    """Runs parts as every model is run: prepared, then loaded and run in a process on the device.
+
+    The process stays from part to part. What it answers after other parts is believed where it accuses nobody: a part
+    that fails is run again in a fresh one, and so is whatever is to be named (`fresh`). What is prepared of a part is
+    not kept: what came of it is.
+    """
+
+    def __init__(self, place: Place, registered: Registered, options: Options) -> None:
+        self._place, self._registered, self._options = place, registered, options
+        self._purpose = f"part on {registered.name}"
+        self._staying: Staying | None = None
+        self._whole: tuple[str, Prepared | WorkerError] | None = None
+        self.runtimes: Mapping[str, str] = {}
+        self.converter: Mapping[str, str] = {}
+        self.environment: Mapping[str, Any] = {}
+
+    def prepare(self, whole: Model) -> None:
+        """Prepare the model as it is, which is kept, before the machine is held: another may be about it, waiting."""
+        try:
+            self._whole = whole.sha256, prepare(self._place, self._registered, whole, self._options)
+        except WorkerError as error:
+            self._whole = whole.sha256, error
+
+    def hold(self, place: Place, staying: Staying) -> None:
+        """From now on the machine is ours, with these workers."""
+        self._place, self._staying = replace(place, say=lambda message: None), staying
+
+    def run(self, model: Model, feeds: Feeds, *, fresh: bool = False) -> Outputs:
+        """The outputs of one run.
+
+        Raises:
+            WorkerError: it could not be prepared, loaded or run.
+        """
+        return self.runs(model, [feeds], fresh=fresh)[0]
+
+    def runs(self, model: Model, feeds: list[Feeds], *, fresh: bool = False) -> list[Outputs]:
+        """The outputs of several runs, one after another in one session."""
+        with self._prepared(model) as prepared:
+            used = self._staying is not None and self._staying.has(self._purpose)
+            if used and not fresh:
+                try:
+                    return self._answers(prepared, feeds)
+                except WorkerError as error:
+                    if error.failure.kind in ("link", "timeout"):  # a hang takes long enough once
+                        raise
+            if self._staying is not None:
+                self._staying.end(self._purpose)
+            return self._answers(prepared, feeds)
+
+    @contextmanager
+    def _prepared(self, model: Model) -> Iterator[Prepared]:
+        if self._whole and model.sha256 == self._whole[0]:
+            if isinstance(self._whole[1], WorkerError):
+                raise self._whole[1]
+            self.converter = self._whole[1].converter
+            yield self._whole[1]
+            return
+        prepared = prepare(self._place, self._registered, model, self._options)
+        self.converter = prepared.converter
+        try:
+            yield prepared
+        finally:
+            if prepared.cache != "none":
+                self._place.cache.remove(Listed("artifacts", prepared.key, 0, 0.0, ""))
+
+    def _answers(self, prepared: Prepared, feeds: list[Feeds]) -> list[Outputs]:
+        place, artifact = self._place, wire.plain(prepared.artifact)
+        with started(place, self._registered, self._options.cpus, purpose=self._purpose) as ready:
+            self.runtimes, self.environment = ready.probe.runtimes, ready.environment
+            artifact["root"] = str(place.host.put(prepared.artifact.root, prepared.key))
+            args = {"artifact": artifact, "options": wire.plain(self._options)}
+            ready.worker.ask("load", args, limit_s=place.limits.load)
+            return _ran(ready, feeds, place)
+
+
+class ReferenceRunner:
+    """Runs parts on the backend that may judge, near the harness, in a process that stays."""
+
+    def __init__(self, place: Place, judge: Registered, options: Options) -> None:
+        self._place, self._judge, self._options = place.near, judge, options
+        self.version = judge.name
+
+    def hold(self, place: Place) -> None:
+        """From now on the machine is ours, with the workers that stay there."""
+        self._place = place.near
+
+    def run(self, model: Model, feeds: Feeds, *, fresh: bool = False) -> Outputs:
+        """The reference's outputs.
+
+        Raises:
+            WorkerError: it cannot run the part.
+        """
+        artifact = Artifact(model.root, model.files, model.signature)
+        if self._judge.create().prepares != "nothing":
+            artifact = prepare(self._place, self._judge, model, self._options).artifact
+        with started(self._place, self._judge, purpose=f"reference of a search, on {self._judge.name}") as ready:
+            probe = ready.probe
+            self.version = " ".join(next(iter(probe.runtimes.items()), (self._judge.name, probe.version)))
+            args = {"artifact": wire.plain(artifact), "options": wire.plain(self._options)}
+            ready.worker.ask("load", args, limit_s=self._place.limits.load)
+            return _ran(ready, [feeds], self._place)[0]
+
+
+def _ran(ready: Started, feeds: list[Feeds], place: Place) -> list[Outputs]:
+    """The outputs for each of them; what was loaded goes, for while another process works it would only fill memory."""
+    found = [run_once(ready.worker, DataSet(feed), place.limits)[1] for feed in feeds]
+    ready.worker.ask("unload", limit_s=place.limits.close)
+    return found
+
+
+class KeptNotes:
+    """Outcomes as entries of the cache, named by everything that decides them."""
+
+    def __init__(self, cache: Cache, facts: Mapping[str, Any], summary: str) -> None:
+        self._cache, self._facts, self._summary = cache, facts, summary
+
+    def kept(self, question: Mapping[str, Any], ask: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The answer to a question, asked only where it is not known yet."""
+        key = key_of([self._facts, question])
+        return self._cache.get("probes", key, lambda folder: ask(), summary=self._summary).facts
+
+
+def facts_of(registered: Registered, model: Model, options: Options, runtimes: Mapping[str, str]) -> dict[str, Any]:
+    """Everything about backend, options and model that decides what comes of a probe."""
+    made = key_facts(registered, registered.create(), model, options)
+    return {**made, "runtimes": dict(runtimes), "all options": wire.plain(options)}

@@ -1,0 +1,162 @@
+"""What a link costs: uploads beside scp, a tensor through a worker beside `ssh cat`, and a case's fixed cost.
+
+    python tests/benchmarks/link_cost.py
+
+Side by side over the same shared connection to a native sshd on loopback, interleaved, best of several. Exit code 1
+where an upload reaches less than 0.9 x scp, an echo less than 0.7 x `ssh cat`, or a case costs more than a second.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "devices"))
+
+import numpy as np
+from device_rig import PYTHON, Sshd, scratch, without_sshd
+
+from bench.cache import Cache
+from bench.hosts.base import Link
+from bench.hosts.local import LocalHost
+from bench.hosts.ssh import Login, SshHost
+from bench.interface import Artifact, Options, Signature, ValueSpec
+from bench.place import Place, started
+from bench.registry import Registered, find
+from bench.worker import wire
+from bench.worker.client import Worker
+from bench.worker.protocol import Unpacker, pack
+
+UPLOAD_MIB = 200
+ROUNDS = 5
+TENSOR_BYTES = 602_112  # float32[1, 3, 224, 224]
+ECHOES = 50
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def upload(host: SshHost, config: Path, folder: Path) -> float:
+    """Our rate as a share of scp's: both over the host's shared connection."""
+    source = folder / "blob"
+    source.write_bytes(os.urandom(UPLOAD_MIB << 20))
+    host.survey()
+    ours, theirs = [], []
+    for number in range(ROUNDS):
+        ours.append(seconds(lambda n=number: host.put(source, f"blob{n}")))  # type: ignore[misc]
+        shutil.rmtree(folder / "board" / "objects" / f"blob{number}")
+        scp = ["scp", "-q", "-F", config, "-o", f"ControlPath={host._socket}", source, f"loop:{folder}/copy"]
+        theirs.append(seconds(lambda c=scp: subprocess.run(c, check=True)))  # type: ignore[misc]
+        (folder / "copy").unlink()
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    rate = UPLOAD_MIB / statistics.median(ours)
+    print(f"upload of {UPLOAD_MIB} MiB: {rate:.0f} MiB/s, {ratio:.2f} x scp (at least 0.9)")
+    return ratio
+
+
+def echo(host: SshHost, cache: Cache, folder: Path) -> float:
+    """Our rate as a share of `ssh cat`'s: a tensor through supervisor and child, an inference that gives it back."""
+    home = Place("local", LocalHost(folder / "work"), cache, lease_folder=str(folder))
+    place = Place("loop", host, cache, home=home, lease_folder=str(folder))
+    tensor = np.frombuffer(os.urandom(TENSOR_BYTES), np.float32)
+    theirs, data = host.start(["cat"]), tensor.tobytes()
+    taken: dict[str, list[float]] = {"ours": [], "cat": []}
+    try:
+        with started(place, Registered("echo", "echo_backend:Echo", "this benchmark"), purpose="cost") as ready:
+            ask = _echoing(ready.worker)
+            for number in range(ECHOES + 3):
+                took = {"ours": seconds(lambda: ask(tensor)), "cat": seconds(lambda: _there_and_back(theirs, data))}
+                for name, each in took.items() if number >= 3 else ():
+                    taken[name].append(each)
+    finally:
+        theirs.close()
+    mine, cat = (statistics.median(taken[k]) for k in ("ours", "cat"))
+    print(f"echo of {TENSOR_BYTES} bytes through a worker: {mine * 1e3:.2f} ms, ssh cat {cat * 1e3:.2f} ms: "
+          f"{cat / mine:.2f} x (at least 0.7)")  # fmt: skip
+    return cat / mine
+
+
+def _echoing(worker: Worker) -> Callable[[np.ndarray], None]:
+    """What sends a tensor to a loaded child and takes it back as an array."""
+    spec = ValueSpec("x", "float32", (None,)), ValueSpec("y", "float32", (None,))
+    artifact = wire.plain(Artifact(Path("/"), (), Signature(spec[:1], spec[1:])))
+    worker.ask("load", {"artifact": artifact, "options": wire.plain(Options())})
+
+    def ask(tensor: np.ndarray) -> None:
+        buffers: list[bytes | memoryview] = []
+        feeds = {"x": pack(tensor, buffers)}
+        answer, body = worker.ask("run", {"feeds": feeds, "keep": False}, buffers)
+        got = Unpacker(body).value(answer["outputs"]["y"])
+        assert got.nbytes == tensor.nbytes
+
+    return ask
+
+
+def _there_and_back(link: Link, data: bytes) -> None:
+    """Write and read at once: neither side's pipe takes all of it."""
+    write, read = link.write_fd, link.read_fd
+    os.set_blocking(write, False)
+    room = bytearray(1 << 20)
+    sent = got = 0
+    poll = select.poll()
+    poll.register(read, select.POLLIN)
+    poll.register(write, select.POLLOUT)
+    while got < len(data):
+        for fd, _ in poll.poll():
+            if fd == write:
+                sent += os.write(write, memoryview(data)[sent : sent + (1 << 20)]) if sent < len(data) else 0
+                if sent == len(data):
+                    poll.unregister(write)
+            else:
+                got += os.readv(read, [room])
+
+
+def fixed_cost(host: SshHost, cache: Cache, folder: Path) -> float:
+    """Seconds from nothing to a worker that has a backend loaded and is closed again, over a warm connection."""
+    home = Place("local", LocalHost(folder / "work"), cache, lease_folder=str(folder))
+    place = Place("loop", host, cache, home=home, lease_folder=str(folder))
+
+    def case() -> None:
+        with started(place, find("fake"), purpose="cost") as ready:
+            ready.worker.ask("close", limit_s=30)
+
+    case()
+    taken = [seconds(case) for _ in range(ROUNDS)]
+    print(f"fixed cost of a case: {statistics.median(taken):.2f} s (at most 1.0), fastest {min(taken):.2f} s")
+    return statistics.median(taken)
+
+
+def main() -> int:
+    if reason := without_sshd():
+        print(reason, file=sys.stderr)
+        return 2
+    folder = scratch()
+    sshd = Sshd(folder / "sshd")
+    config = sshd.config("loop")
+    host = SshHost(Login("loop", "loop", str(config)), python=PYTHON, cache=str(folder / "board"))
+    try:
+        cache = Cache(folder / "cache")
+        good = [
+            upload(host, config, folder) >= 0.9,
+            echo(host, cache, folder) >= 0.7,
+            fixed_cost(host, cache, folder) <= 1.0,
+        ]
+        return 0 if all(good) else 1
+    finally:
+        host.close()
+        sshd.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The same case measured again and again: do the medians agree, do the intervals hold, and what did they cost?
+
+    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10]     # up to half an hour
+
+A repetition measures the case on every installed runtime by `deploybench run`'s own defaults, then once more in one
+fresh process for --seconds. The long processes are the truth (the median of their medians) and what the stopping rules
+of others are replayed on: each rule sees the first samples of one process, as its tool would have taken them after its
+warm-up, and says its median with the usual order-statistic interval of independent samples. The tools print no interval
+for a median; this is the one that their samples would give. A replay has no process start in its time; ours has six.
+
+Targets on a quiet machine: medians of ten repetitions within 1 % (ort-cpu), 1.5 % (mnn), 4 % (ncnn), each inside its
+stated interval; an interval of at most +-1 % on ort-cpu and mnn in no more time than 1000 inferences take.
+Sources of the rules: pytest-benchmark 5 (five rounds, one second), trtexec 10 (ten iterations, three seconds),
+optimum-benchmark 0.6 (ten iterations, ten seconds): their documented defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.cache import Cache
+from bench.cli import run
+from bench.cli.chosen import Wanted, cases, place
+from bench.cli.options import default_cache
+from bench.cli.progress import Reporter
+from bench.evidence import environment
+from bench.interface import Array, Plan
+from bench.place import Place
+from bench.record import Record
+from bench.registry import installed
+from bench.runner import Case, Settings, run_cases
+from bench.store import new_run
+
+WITHIN = {"ort-cpu": 0.01, "mnn": 0.015, "ncnn": 0.04}
+MODULES = {"ort-cpu": "onnxruntime", "mnn": "MNN", "ncnn": "ncnn"}
+TARGET = 0.01
+FIXED = 1000
+# Name, inferences and seconds: each rule ends when both are reached.
+RULES = (
+    ("1000 inferences", FIXED, 0.0),
+    ("pytest-benchmark", 5, 1.0),
+    ("trtexec", 10, 3.0),
+    ("optimum-benchmark", 10, 10.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A median in nanoseconds with its interval, and the seconds that it took."""
+
+    median: float
+    interval: tuple[float, float] | None
+    seconds: float
+    status: str = "ok"
+
+    @property
+    def width(self) -> float | None:
+        """Half the interval, as a share of the median."""
+        return None if self.interval is None else (self.interval[1] - self.interval[0]) / 2 / self.median
+
+    def covers(self, truth: float) -> bool:
+        return self.interval is not None and self.interval[0] <= truth <= self.interval[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="squeezenet")
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of the long process")
+    asked = parser.parse_args()
+    where = place("local", Cache(default_cache()), lambda message: print(message, file=sys.stderr))
+    known = [installed()[name] for name, module in MODULES.items() if importlib.util.find_spec(module)]
+    todo = cases([asked.model], known, Wanted(1, "model", None, (), (), None), where)
+    ours: dict[str, list[Answer]] = {case.backend.name: [] for case in todo}
+    long: dict[str, list[Array]] = {case.backend.name: [] for case in todo}
+    with tempfile.TemporaryDirectory() as folder:
+        for case in todo:  # references, artefacts and the machine's peaks are made once
+            once(case, where, Path(folder), Settings(1, Plan(1, 0.01, 0.02), max_trials=1))
+        for number in range(asked.repetitions):
+            for case in todo if number % 2 == 0 else reversed(todo):
+                name = case.backend.name
+                ours[name].append(default_run(case, where, Path(folder)))
+                plan = Plan(FIXED, asked.seconds, max(asked.seconds, 60.0), target=None)
+                record, _ = once(case, where, Path(folder), Settings(1, plan, max_trials=1))
+                if record.latency is None:
+                    sys.exit(f"{name}: {record.status}: {record.why}")
+                long[name].append(np.array(record.latency.samples_ns, np.int64))
+                print(f"{number + 1}/{asked.repetitions} {name}: {told(ours[name][-1])}", file=sys.stderr)
+    for case in todo:
+        show(case.backend.name, ours[case.backend.name], long[case.backend.name])
+    print(
+        f"{asked.model}, one thread; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    )
+    return 0
+
+
+def once(case: Case, where: Place, results: Path, settings: Settings) -> tuple[Record, float]:
+    """The record of one run of one case, and the seconds that it took."""
+    begin = time.monotonic()
+    machine = environment.collect().machine
+    records = run_cases(
+        [case], where, settings, results=results, machine=machine, run=new_run(), progress=Reporter(quiet=True)
+    )
+    return records[0], time.monotonic() - begin
+
+
+def default_run(case: Case, where: Place, results: Path) -> Answer:
+    """What `deploybench run` would have said."""
+    asked = run.command.make_context("run", ["model"]).params
+    record, seconds = once(case, where, results, run.thoroughness(asked))
+    latency = record.latency
+    if latency is None:
+        sys.exit(f"{case.backend.name}: {record.status}: {record.why}")
+    return Answer(latency.p50_ns, latency.p50_ci_ns, seconds, record.status)
+
+
+def replay(samples: Array, count: int, seconds: float) -> Answer:
+    """What a rule of so many inferences and seconds would have said of this process."""
+    ends = np.cumsum(samples) / 1e9
+    n = min(max(count, int(np.searchsorted(ends, seconds)) + 1), len(samples))
+    taken = np.sort(samples[:n])
+    return Answer(float(np.median(taken)), naive_interval(taken), float(ends[n - 1]))
+
+
+def naive_interval(ordered: Array) -> tuple[float, float] | None:
+    """The 95 % order-statistic interval of a median, were the samples independent."""
+    half = 1.96 * np.sqrt(len(ordered)) / 2
+    low, high = int(np.floor(len(ordered) / 2 - half)), int(np.ceil(len(ordered) / 2 + half))
+    return None if low < 0 or high >= len(ordered) else (float(ordered[low]), float(ordered[high]))
+
+
+def show(name: str, ours: Sequence[Answer], long: Sequence[Array]) -> None:
+    """The table of one runtime."""
+    truth = statistics.median(float(np.median(samples)) for samples in long)
+    fixed_s = statistics.median(float(np.sum(samples[:FIXED])) / 1e9 for samples in long)
+    print(f"\n{name}: {truth / 1e6:.3f} ms in the median of {len(long)} long processes")
+    print(f"{'rule':24} {'seconds':>8} {'half width':>11} {'covers truth':>13} {'medians within':>15}")
+    rows: list[tuple[str, Callable[[], Sequence[Answer]]]] = [("deploybench run", lambda: ours)]
+    rows += [(rule, lambda n=n, s=s: [replay(samples, n, s) for samples in long]) for rule, n, s in RULES]
+    for label, answers in rows:
+        print(row(label, answers(), truth))
+    spread = within([a.median for a in ours])
+    narrow = [a for a in ours if a.width is not None and a.width <= TARGET]
+    print(
+        f"  {sum(a.status != 'ok' for a in ours)} of {len(ours)} not published; {len(narrow)} reached +-{TARGET:.0%},"
+    )
+    time_s = statistics.median(a.seconds for a in narrow) if narrow else None
+    print(f"  in {f'{time_s:.1f} s' if time_s else '-'} in the median; {FIXED} inferences alone take {fixed_s:.1f} s")
+    limit = WITHIN[name]
+    print(f"  medians within {spread:.2%}, target {limit:.1%}: {'met' if spread <= limit else 'MISSED'}")
+
+
+def within(medians: Sequence[float]) -> float:
+    """The farthest median from their middle, as a share of it."""
+    middle = statistics.median(medians)
+    return max(abs(m / middle - 1) for m in medians)
+
+
+def row(label: str, answers: Sequence[Answer], truth: float) -> str:
+    seconds = statistics.median(a.seconds for a in answers)
+    widths = [a.width for a in answers if a.width is not None]
+    width = f"{statistics.median(widths):.2%}" if widths else "-"
+    covered = f"{sum(a.covers(truth) for a in answers)} of {len(answers)}"
+    return f"{label:24} {seconds:8.1f} {width:>11} {covered:>13} {within([a.median for a in answers]):15.2%}"
+
+
+def told(answer: Answer) -> str:
+    width = "no interval" if answer.width is None else f"+-{answer.width:.2%}"
+    return f"{answer.median / 1e6:.3f} ms {width} in {answer.seconds:.1f} s, {answer.status}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
