@@ -82,7 +82,7 @@ class ChildProcess:
         return self.ended()
 
     def kill(self) -> None:
-        """End it and everything it started, wait for them, and learn its status."""
+        """End it and its group, wait for it, and learn its status. What left its group is for `kill_orphans`."""
         if self._status is None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -92,7 +92,6 @@ class ChildProcess:
                 _, status, usage = os.wait4(self._process.pid, 0)
                 self._status = self._process.returncode = os.waitstatus_to_exitcode(status)
                 self.peak_rss_bytes = usage.ru_maxrss * 1024
-        kill_orphans(spare=self._process.pid if self._status is None else 0)
 
     def death(self) -> dict[str, Any]:
         """The error that tells how it ended without being asked to, once `kill` has swept up."""
@@ -150,7 +149,10 @@ def adopt_orphans() -> None:
 
 
 def kill_orphans(spare: int = 0) -> None:
-    """End and reap our children: those that the child left behind, and theirs as they come to us."""
+    """End and reap all our children: those that the child left behind, and theirs as they come to us.
+
+    For a process that adopts orphans and has no other children.
+    """
     end = time.monotonic() + LAST_BREATH_S
     while (left := [pid for pid in _children() if pid != spare]) and time.monotonic() < end:
         for pid in left:

@@ -21,7 +21,7 @@ from bench.evidence.quiet import Quiet
 from bench.evidence.watch import Watch
 from bench.scratch import Scratch
 from bench.worker.bootstrap import bootstrap
-from bench.worker.child_process import LAST_BREATH_S, ChildProcess, adopt_orphans, error
+from bench.worker.child_process import LAST_BREATH_S, ChildProcess, adopt_orphans, error, kill_orphans
 from bench.worker.frames import Frame, ProtocolError, parts
 from bench.worker.lease import Lease
 from bench.worker.pipe import Pipe
@@ -221,7 +221,7 @@ class Supervisor:
     def _lose_child(self, reason: dict[str, Any] | None) -> None:
         """End what is left of the child, and answer the request that waits for it with the reason, or how it died."""
         if self._child:
-            self._child.kill()  # dead or not: whatever it started goes with it
+            self._kill(self._child)
             self._death = reason or self._child.death()
         self._answer_error(reason or self._death)
         self._end_child()
@@ -243,9 +243,14 @@ class Supervisor:
     def _end_child(self) -> None:
         self._watch = None
         if self._child:
-            self._child.kill()
+            self._kill(self._child)
             self._child.pipe.close()
             self._child = None
+
+    def _kill(self, child: ChildProcess) -> None:
+        """End it, dead or not: whatever it started goes with it."""
+        child.kill()
+        kill_orphans(spare=0 if child.ended() else child.pid)
 
 
 def _leave(number: int, frame: object) -> NoReturn:

@@ -330,7 +330,7 @@ def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_pat
         "--max-time",
         "0.3",
         "--results",
-        str(tmp_path),
+        str(tmp_path / "results"),
     ]
     process = subprocess.Popen(
         [*cli.command, *argv, "--max-foreign-cpu", "1", "--cache", str(tmp_path / "cache")],
@@ -338,7 +338,7 @@ def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_pat
     )  # fmt: skip
 
     def trials():
-        return sum(f.read_text().count('"type":"trial"') for f in tmp_path.rglob("*.jsonl"))
+        return sum(f.read_text().count('"type":"trial"') for f in (tmp_path / "results").rglob("*.jsonl"))
 
     wait_for(lambda: trials() >= 2)
     target = process.pid
@@ -348,13 +348,13 @@ def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_pat
     os.kill(target, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: not processes_of(marker))
-    report = cli("report", str(tmp_path), "--json")
+    report = cli("report", str(tmp_path / "results"), "--json")
     (record,) = records(report)
     assert report.code == 0
     if victim == "command":
         assert record["status"] == "ok"
         assert record["evidence"]["complete"] is False
-        assert "cut short" in cli("report", str(tmp_path)).stdout
+        assert "cut short" in cli("report", str(tmp_path / "results")).stdout
     else:
         assert record["status"] in ("crashed", "failed")
     assert fake(cli, tmp_path / "next", mlp_path).code == 0
@@ -363,10 +363,11 @@ def test_kill_9_leaves_the_finished_trials_and_no_process(cli, mlp_path, tmp_pat
 def test_ctrl_c_is_one_line_and_leaves_no_process(cli, mlp_path, tmp_path):
     marker = f"INT_TEST_{tmp_path.name}"
     process = subprocess.Popen(
-        [*cli.command, "run", str(mlp_path), "--batch", "1", "-b", "fake", "--trials", "9", "--results", str(tmp_path)],
+        [*cli.command, "run", str(mlp_path), "--batch", "1", "-b", "fake", "--trials", "9",
+         "--results", str(tmp_path / "results")],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**cli.environment, marker: "1"},
     )  # fmt: skip
-    wait_for(lambda: any('"type":"trial"' in f.read_text() for f in tmp_path.rglob("*.jsonl")))
+    wait_for(lambda: any('"type":"trial"' in f.read_text() for f in (tmp_path / "results").rglob("*.jsonl")))
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
