@@ -52,11 +52,11 @@ def demo(rest: list[str]) -> int:
 
 
 def test(rest: list[str]) -> int:
-    """Lint, types, import contracts, then pytest. `--torch` first adds the extra that the PyTorch recipes need."""
+    """Lint, types, import contracts, then pytest. `--with torch,sklearn` before all else adds extras for more tests."""
     extras = f"{RUNTIMES},dev"
-    if rest[:1] == ["--torch"]:
-        rest = rest[1:]
-        extras += ",torch"
+    if rest[:1] == ["--with"] and len(rest) > 1:
+        extras += f",{rest[1]}"
+        rest = rest[2:]
     install(extras)
     failed = [" ".join(check) for check in CHECKS if call(*check) != 0]
     code = call("pytest", *rest)

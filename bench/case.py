@@ -21,7 +21,7 @@ from bench.plausible.operations import counted
 from bench.plausible.peaks import Peaks
 from bench.record import CaseFacts, CaseLine
 from bench.redact import public
-from bench.reference import NoiseFloor, Task, doubts, moved, score
+from bench.reference import NoiseFloor, Task, constant, doubts, moved, score
 from bench.registry import Registered
 from bench.store import Journal, now
 
@@ -231,4 +231,5 @@ def _reference_facts(resolved: Resolved, noise: NoiseFloor) -> record.ReferenceF
         seed=first.seed,
         noise=[msgspec.convert(n, record.NoiseFacts, from_attributes=True) for n in noise.outputs],
         noise_reason=public(noise.reason),
+        constant=constant(resolved),
     )

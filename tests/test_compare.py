@@ -20,13 +20,11 @@ from bench.parity.compare import (
     TOLERANCES,
     Tolerance,
     compare,
-    empty_of_proof,
-    movement,
-    not_finite,
     parse_tolerance,
 )
 from bench.parity.numbers import Numbers
 from bench.parity.precision import bits_above, looks_like
+from bench.parity.sense import empty_of_proof, movement, not_finite
 
 FP32 = TOLERANCES["fp32"]
 NOTHING = Tolerance("none", 0.0, 0.0, "nothing is allowed")
@@ -464,7 +462,8 @@ def test_nothing_goes_on_when_the_verdict_is_there():
     program = """
 import time
 import numpy as np
-from bench.parity.compare import TOLERANCES, compare, movement
+from bench.parity.compare import TOLERANCES, compare
+from bench.parity.sense import movement
 a = {"y": np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)}
 compare(a, a, TOLERANCES["fp32"])
 movement(a, {"y": -a["y"]})

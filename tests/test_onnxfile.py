@@ -15,7 +15,7 @@ from onnx import TensorProto as T
 from onnx import helper, numpy_helper
 
 from bench import onnxfile
-from bench.cli.options import parse_shapes
+from bench.cli.parsing import parse_shapes
 from bench.errors import UsageError
 from bench.interface import Packed, ValueSpec
 

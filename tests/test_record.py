@@ -250,6 +250,14 @@ def test_a_record_keeps_the_error_beside_the_verdict():
     assert record.why == "y: off"
 
 
+def test_answers_that_are_always_the_same_prove_nothing():
+    case = replace(QUIET, reference=replace(QUIET.reference, constant=True))
+    record = folds.fold(case, OK3, ended())
+    assert record.status == "implausible"
+    assert "the same for every input" in record.why
+    assert folds.fold(case, [trial(0, parity=False)], ended()).status == "wrong"
+
+
 def test_without_a_reference_nothing_is_ok():
     assert folds.fold(replace(QUIET, reference=None), OK3, ended()).status == "failed"
 

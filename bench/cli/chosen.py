@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench import devices
 from bench.cache import Cache
 from bench.cli import lottery
-from bench.cli.options import parse_cpus, parse_extra, parse_shapes
+from bench.cli.parsing import parse_cpus, parse_extra, parse_shapes
 from bench.devices import Device
 from bench.errors import UsageError
 from bench.evidence.cores import clusters

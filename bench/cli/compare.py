@@ -11,10 +11,10 @@ from bench.cli.options import (
     cache_option,
     complete_runs,
     json_option,
-    parse_threshold,
     quiet_option,
     results_option,
     say,
+    threshold_option,
 )
 
 EXAMPLES = """\b
@@ -37,14 +37,7 @@ Examples:
     metavar="N",
     help="Earlier nights of each cell that say what is usual for it.",
 )
-@click.option(
-    "--threshold",
-    default="1%",
-    show_default=True,
-    callback=lambda ctx, param, value: parse_threshold(value),
-    metavar="SHARE",
-    help="The smallest change of speed that matters, as 2% or 0.02.",
-)
+@threshold_option("The smallest change of speed that matters, as 2% or 0.02.")
 @click.option(
     "--confirm/--no-confirm",
     default=True,

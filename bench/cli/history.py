@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import complete_cell, json_option, parse_threshold, results_option, say
+from bench.cli.options import complete_cell, json_option, results_option, say, threshold_option
 
 EXAMPLES = """\b
 Examples:
@@ -21,14 +21,7 @@ Examples:
 
 @click.command("history", epilog=EXAMPLES)
 @click.argument("cell", nargs=-1, required=True, metavar="CELL|MODEL [BACKEND]", shell_complete=complete_cell)
-@click.option(
-    "--threshold",
-    default="1%",
-    show_default=True,
-    callback=lambda ctx, param, value: parse_threshold(value),
-    metavar="SHARE",
-    help="Moves of the level by less are not told.",
-)
+@threshold_option("Moves of the level by less are not told.")
 @click.option(
     "--picture",
     type=click.Path(path_type=Path, dir_okay=False),

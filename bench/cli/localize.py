@@ -13,14 +13,13 @@ from bench.cli.options import (
     case_options,
     complete_backends,
     complete_models,
-    given_tolerance,
     json_option,
-    parse_limits,
     quiet_option,
     results_option,
     say,
     tolerance_option,
 )
+from bench.cli.parsing import given_tolerance, parse_limits
 
 EXAMPLES = """\b
 Examples:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, complete_models, json_option, parse_shapes, say
+from bench.cli.options import cache_option, complete_models, json_option, say
+from bench.cli.parsing import parse_shapes
 
 EXAMPLES = """\b
 Examples:

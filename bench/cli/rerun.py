@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from bench.cli import asked
-from bench.cli.options import cache_option, complete_models, complete_records, json_option, parse_limits, results_option
+from bench.cli.options import cache_option, complete_models, complete_records, json_option, results_option
+from bench.cli.parsing import parse_limits
 from bench.cli.run import measure, measure_options, show
 
 EXAMPLES = """\b

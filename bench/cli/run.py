@@ -17,15 +17,13 @@ from bench.cli.options import (
     complete_backends,
     complete_devices,
     complete_models,
-    given_tolerance,
     json_option,
-    parse_limits,
-    parse_target,
     quiet_option,
     results_option,
     stacked,
     tolerance_option,
 )
+from bench.cli.parsing import given_tolerance, parse_limits, parse_target
 from bench.cli.scenario import parse, scenario_options
 
 # Six processes are the fewest that give an interval. If it is too wide, thirteen are the next number worth its time:

@@ -51,7 +51,7 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     2. `unavailable`, `unsupported`, `crashed`, `timeout`, `failed`: an error ended the case; `error` says where.
     3. `skipped`: no trial was begun. `failed`: one took no samples, or there was no reference to judge it by.
     4. `implausible`: samples that do not fit into the time that passed, or that nobody held against a clock, or a
-       median in which the machine cannot have computed the model.
+       median in which the machine cannot have computed the model; or right answers that are the same for every input.
     5. `noisy`: fewer than half of the trials were quiet.
     6. `ok`: every trial that ran was right, and its samples can be believed. Only this is published.
     """
@@ -156,6 +156,8 @@ def _status(
         return "implausible", "nobody checked whether the samples fit into the time that passed"
     if accused:
         return "implausible", accused
+    if case.reference.constant:
+        return "implausible", "the reference output is the same for every input: a runtime that does nothing would pass"
     if 2 * len(quiet) < len(trials):
         return "noisy", noise(trials)
     return "ok", ""

@@ -23,7 +23,8 @@ from bench.localize.parts import Parts, Reference, ReferenceFails, give_back, is
 from bench.localize.probe import Outcome, Prober, effect_of, errors_of, public_failure
 from bench.localize.runners import BackendRunner, KeptNotes, ReferenceRunner, facts_of
 from bench.localize.search import Finding, Trace, search
-from bench.parity.compare import Tolerance, compare, not_finite
+from bench.parity.compare import Tolerance, compare
+from bench.parity.sense import not_finite
 from bench.place import Place
 from bench.reference import judges
 from bench.registry import Registered, complete_options

@@ -16,21 +16,9 @@ from bench.interface import Outputs, Packed, Value
 from bench.parity.distance import Distances, distances
 from bench.parity.numbers import STEPS, Numbers
 from bench.parity.ranking import agreement
-from bench.parity.sense import BLIND, empty_of_proof, movement, not_finite
 from bench.parity.tolerance import TOLERANCES, Tolerance, parse_tolerance
 
-__all__ = [
-    "BLIND",
-    "TOLERANCES",
-    "OutputParity",
-    "ParityReport",
-    "Tolerance",
-    "compare",
-    "empty_of_proof",
-    "movement",
-    "not_finite",
-    "parse_tolerance",
-]
+__all__ = ["TOLERANCES", "OutputParity", "ParityReport", "Tolerance", "compare", "parse_tolerance"]
 
 # Whole numbers, texts: elements that are looked at together.
 _CHUNK = 1 << 18

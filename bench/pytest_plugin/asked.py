@@ -13,7 +13,7 @@ import pytest
 
 from bench.cache import Cache
 from bench.cli import chosen
-from bench.cli.options import parse_extra, parse_limits, parse_shapes, parse_target
+from bench.cli.parsing import parse_extra, parse_limits, parse_shapes, parse_target
 from bench.errors import UsageError
 from bench.interface import Plan
 from bench.parity.compare import parse_tolerance

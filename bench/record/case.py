@@ -84,6 +84,7 @@ class ReferenceFacts(Value, frozen=True):
     seed: int | None = None
     noise: list[NoiseFacts] = []
     noise_reason: str = ""
+    constant: bool = False
 
 
 class CountFacts(Value, frozen=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.models import Resolved
-from bench.parity.compare import BLIND, empty_of_proof, movement, not_finite
+from bench.parity.sense import BLIND, empty_of_proof, leaves, movement, not_finite
 from bench.reference.noise import NoiseFloor
 
 
@@ -11,6 +11,17 @@ def moved(resolved: Resolved) -> float | None:
     """By what share of its norm the reference output moves between the first two inputs; None where not known."""
     known = [data.expected for data in resolved.data_sets if data.expected is not None]
     return movement(known[0], known[1]) if len(known) > 1 else None
+
+
+def constant(resolved: Resolved) -> bool:
+    """Whether inputs that differ all have the same reference output, numbers of floating point among it.
+
+    Equal labels may be chance, and some models do answer with nothing but a label; equal scores are none.
+    """
+    known = {data.sha256: data.expected for data in resolved.data_sets if data.expected is not None}
+    first, *others = known.values() or [{}]
+    floating = any(n.floating for n in leaves([*first.values()]))
+    return floating and bool(others) and all(movement(first, other) == 0 for other in others)
 
 
 def doubts(resolved: Resolved, noise: NoiseFloor, tolerance: str, atol_of_scale: float) -> list[str]:

@@ -14,7 +14,7 @@ from bench.datasets import INPUT_SEED, DataSet, Provenance, described, generated
 from bench.errors import BenchError, UsageError
 from bench.interface import Model, Outputs, Packed, Value, ValueSpec
 from bench.models import Resolved
-from bench.parity.compare import not_finite
+from bench.parity.sense import not_finite
 from bench.place import Place
 from bench.reference import given
 from bench.reference.double import answers_in_double

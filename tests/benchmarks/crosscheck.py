@@ -1,7 +1,7 @@
 """The same artefact and options measured by deploybench, by a bare loop, by LoadGen, and by whoever else is installed.
 
     python3 make.py crosscheck                            # in a fresh clone: installs what it compares with, too
-    python tests/benchmarks/crosscheck.py                 # with what is installed; four minutes; --quick: under one
+    python tests/benchmarks/crosscheck.py                 # with what is installed; six minutes; --quick: under one
 
 One table of ratios. A round is a fresh process that loads the artefact three times: for the bare loop, for a second
 bare loop (what two loads of the same thing differ by: the A/A column), and for deploybench. LoadGen, pytest-benchmark
@@ -72,7 +72,7 @@ Run = Callable[[Feeds], Any]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, one model less")
-    parser.add_argument("--budget", type=float, default=235.0, metavar="SECONDS", help="begin no round after this time")
+    parser.add_argument("--budget", type=float, default=420.0, metavar="SECONDS", help="begin no round after this time")
     parser.add_argument("--round", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.round:
@@ -196,10 +196,13 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
 
 
 def by_turns(ways: dict[str, Callable[[float], list[int]]], window_s: float, number: int) -> dict[str, float]:
-    """The median of each way's samples, taken a few at a time: A B C, C B A."""
+    """The median of each way's samples, taken a few at a time: A B C, A B C; the other way round in every other round.
+
+    None has two turns in a row: it would find its weights in the CPU's caches, and the others theirs not.
+    """
     taken: dict[str, list[int]] = {name: [] for name in ways}
-    for turn in range(TURNS):
-        for name in ways if (turn + number) % 2 == 0 else reversed(ways):
+    for _ in range(TURNS):
+        for name in ways if number % 2 == 0 else reversed(ways):
             taken[name] += ways[name](window_s / TURNS)
     return {name: statistics.median(samples) for name, samples in taken.items()}
 

@@ -142,6 +142,31 @@ def test_every_output_kind_goes_through(cli, tmp_path):
     assert records[1]["parity"]["independent"] is True
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+def test_a_model_that_says_the_same_to_every_input_is_not_published(cli, tmp_path, factor):
+    nodes = [helper.make_node("Mul", ["x", "factor"], ["y"])]
+    weights = [numpy_helper.from_array(np.float32(factor), "factor")]
+    path = model(tmp_path / "m", nodes, [out("y", shape=(1, 16))], weights=weights)
+    run = cli("run", path, "-b", "reference", *ANY, "--json")
+    (record,) = [json.loads(line) for line in run.stdout.splitlines()]
+    assert record["status"] == ("ok" if factor else "implausible"), record["why"]
+    assert record["parity"]["reference"]["constant"] is (factor == 0)
+    assert run.code == (0 if factor else 1)
+
+
+def test_a_label_may_be_the_same_by_chance(cli, tmp_path):
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scores"]),
+        helper.make_node("ArgMax", ["scores"], ["y"], axis=1, keepdims=0),
+    ]
+    weights = [numpy_helper.from_array(np.zeros((1, 16), np.float32), "scale")]
+    path = model(tmp_path / "m", nodes, [out("y", TensorProto.INT64, (1,))], weights=weights)
+    run = cli("run", path, "-b", "ort-cpu", *ANY, "--json")
+    (record,) = [json.loads(line) for line in run.stdout.splitlines()]
+    assert (record["status"], record["parity"]["reference"]["constant"]) == ("ok", False), record["why"]
+    assert any(note.startswith("input-blind") for note in record["notes"])
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
