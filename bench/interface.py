@@ -184,13 +184,17 @@ class Probe:
 class Placement:
     """Where the work really ran. `nodes` counts nodes per provider or unit, None where the runtime does not tell.
 
-    `elsewhere`: in words, each node that ran on another device and was allowed to.
+    `elsewhere`: in words, each node that ran on another device and was allowed to. `facts`: what else the runtime tells
+    of the device and of how it computes there. `emulated`: what imitates the device, where software does: then its
+    times are nobody's, and tables say so.
     """
 
     device: str
     precision: str
     nodes: Mapping[str, int] | None = None
     elsewhere: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    emulated: str = ""
 
 
 @dataclass(frozen=True, slots=True)

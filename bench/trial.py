@@ -183,7 +183,8 @@ class Trial:
 
     def _of_gpu(self, observed: record.ObservedFacts | None) -> record.ObservedFacts | None:
         """With the reason, where a GPU was to be used and none was seen."""
-        if observed is None or observed.gpu is not None or not any(d.startswith("cuda") for d in self._devices):
+        asked = any(device.startswith(("cuda", "vulkan")) for device in self._devices)
+        if observed is None or observed.gpu is not None or not asked:
             return observed
         lacking = {**observed.not_available, "gpu": "not available: the process has no device file of a GPU open"}
         return msgspec.structs.replace(observed, not_available=lacking)

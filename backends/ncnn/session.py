@@ -24,10 +24,12 @@ _FLOAT32 = np.dtype(np.float32)  # made once: comparing with the type makes one 
 class NcnnSession(Session):
     """One network with its inputs and outputs by ONNX name."""
 
-    def __init__(self, artifact: Artifact, options: Options, ncnn: Any) -> None:
+    def __init__(self, artifact: Artifact, options: Options, ncnn: Any, net: Any) -> None:
+        """`net`: new, and set to where it shall compute."""
         self._mat = ncnn.Mat
         self._precision = options.precision
-        self._net = _load(artifact, options, ncnn)
+        self._net = net
+        _load(net, artifact, options, ncnn)
         shapes = {spec.name: spec.shape for spec in artifact.signature.outputs}
         self._inputs = tuple((i["name"], i["blob"], i["batch_index"], i["rows"]) for i in artifact.meta["inputs"])
         self._outputs = tuple(
@@ -36,6 +38,13 @@ class NcnnSession(Session):
 
     def run(self, feeds: Feeds) -> Outputs:
         extractor = self._net.create_extractor()
+        try:
+            return self._extract(extractor, feeds)
+        except BaseException:
+            extractor.clear()  # the error keeps it alive, perhaps for longer than the network that it works for
+            raise
+
+    def _extract(self, extractor: Any, feeds: Feeds) -> Outputs:
         for name, blob, axis, rows in self._inputs:
             array = feeds[name] if rows is None else _indices(name, feeds[name], rows)
             # 0-d arrays make no Mat. Without a batch a Mat is a view of the feed, on which layers work in place.
@@ -64,8 +73,7 @@ class NcnnSession(Session):
             self._net = None
 
 
-def _load(artifact: Artifact, options: Options, ncnn: Any) -> Any:
-    net = ncnn.Net()
+def _load(net: Any, artifact: Artifact, options: Options, ncnn: Any) -> None:
     net.opt.num_threads = options.threads
     fp16 = options.precision == "fp16"
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = fp16
@@ -80,7 +88,6 @@ def _load(artifact: Artifact, options: Options, ncnn: Any) -> Any:
         _refuse(param, ncnn)
     if net.load_model(str(weights)) != 0:
         raise LoadError(f"ncnn could not read the weights in {weights.name}", "its log names the layer")
-    return net
 
 
 def _refuse(param: Path, ncnn: Any) -> None:

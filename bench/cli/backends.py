@@ -48,7 +48,9 @@ def command(names: tuple[str, ...], cache_dir: Path, as_json: bool) -> None:
     rows = []
     for registered, probe in zip(found, probes, strict=True):
         state = "available" if probe.available else "unavailable"
-        rest = f"precisions: {', '.join(probe.precisions)}" if probe.available else f"{probe.reason}; {probe.remedy}"
+        gpu = f"; {probe.runtimes['gpu']}" if "gpu" in probe.runtimes else ""
+        usable = f"precisions: {', '.join(probe.precisions)}{gpu}"
+        rest = usable if probe.available else f"{probe.reason}; {probe.remedy}"
         rows.append((registered.name, state, probe.version, rest))
     tables.show(("backend", "here", "version", "what, or why not"), rows)
     for registered in found if names else ():

@@ -53,8 +53,14 @@ def evidence_of(
         waited_s=sum((t.waited.waited_s for t in trials if t.waited), 0.0),
         trials_max=case.trials_max,
         plan=case.plan,
-        emulated=next((str(t.environment["emulated"]) for t in trials if t.environment.get("emulated")), ""),
+        emulated=next(filter(None, map(emulated, trials)), ""),
     )
+
+
+def emulated(trial: TrialLine) -> str:
+    """What imitated the machine's processor or the device that was used; empty where nothing did that can be told."""
+    of_machine = str(trial.environment.get("emulated") or "")
+    return of_machine or (trial.placement.emulated if trial.placement else "")
 
 
 def noise(trials: Sequence[TrialLine]) -> str:

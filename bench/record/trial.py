@@ -181,6 +181,8 @@ class PlacementFacts(Value, frozen=True):
     nodes: dict[str, int] | None
     affinity: list[int]
     elsewhere: list[str] = []
+    facts: dict[str, str] = {}
+    emulated: str = ""
 
 
 class TrialLine(Value, frozen=True, tag="trial"):

@@ -80,7 +80,7 @@ def published(record: Record) -> bool:
 
 
 def emulated(record: Record) -> bool:
-    """Whether software imitated the machine's processor: then its times are nobody's."""
+    """Whether software imitated the processor or the GPU: then its times are nobody's."""
     return record.evidence.emulated != ""
 
 
@@ -107,7 +107,7 @@ MARKS = {
     "ᵉ": "the reference outputs came with the model, and nobody says who made them",
     "ᶠ": "the output hardly depends on the input, so wrong answers may pass",
     "ᵍ": "the reference outputs hold NaN or infinity: the model itself, or its input, is not sound",
-    "ʰ": "emulated: the machine's processor was imitated by software, so times say nothing of a real one",
+    "ʰ": "emulated: the processor or GPU was imitated by software, so times say nothing of a real one",
     "ⁱ": "its error looks like less precision than was asked for: the notes of its record say how many bits less",
     "ʲ": "the tolerance is below the reference's own noise, so that passing or failing may be chance",
     "ᵏ": "a reference output is empty or zero everywhere, and proves nothing",

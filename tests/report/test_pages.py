@@ -118,7 +118,7 @@ def test_an_emulated_machine_is_named_in_every_row(make, near):
     for text in made.values():
         rows = [line for line in text.splitlines() if line.startswith("| net") and "mnn" not in line]
         assert all("emulated" in row for row in rows if "ʰ" not in row)
-    assert "ʰ emulated: the machine's processor was imitated" in made["README.md"]
+    assert "ʰ emulated: the processor or GPU was imitated" in made["README.md"]
     assert "**Leaders.**" not in made["README.md"]
 
 
