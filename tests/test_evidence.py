@@ -410,6 +410,15 @@ def test_a_throttled_trial_is_noisy_whatever_is_allowed():
     assert folded.noise([hot]) == "the CPU was throttled during the measurement (core_throttle_count of cpu0 +3)"
 
 
+def test_a_device_that_software_imitates_is_as_emulated_as_a_machine():
+    real = r.PlacementFacts(device="vulkan:0", precision="model", nodes=None, affinity=[0])
+    placed = msgspec.structs.replace(real, emulated="Vulkan on the CPU (llvmpipe)")
+    assert folds.fold(CASE, [trial(placement=placed)], None).evidence.emulated == "Vulkan on the CPU (llvmpipe)"
+    assert folds.fold(CASE, [trial(placement=real)], None).evidence.emulated == ""
+    board = msgspec.structs.replace(trial(placement=real), environment={"emulated": "qemu-user"})
+    assert folds.fold(CASE, [board], None).evidence.emulated == "qemu-user"
+
+
 def test_extremes_over_trials_and_a_figure_that_one_lacks_is_absent():
     both = folded.observed([observed(), observed(frequency_mhz=(1000, 2500), temperature_c=60.0, energy_j=2.0)])
     assert both.frequency_mhz == (1000, 3000)

@@ -34,7 +34,7 @@ def results(tmp_path):
 def test_verbs_models_and_backends():
     assert offered("") == list(VERBS)
     assert "tiny_mlp" in offered("run", "tiny_m")
-    assert offered("run", "tiny_mlp", "--backend", "nc") == ["ncnn"]
+    assert offered("run", "tiny_mlp", "--backend", "nc") == ["ncnn", "ncnn-vulkan"]
     assert offered("history", "squee") == ["squeezenet"]
     assert offered("history", "squeezenet", "mn") == ["mnn"]
     assert offered("run", "tiny_mlp", "--scenario", "s") == ["single-stream", "server"]
