@@ -29,7 +29,7 @@ from bench.measure import loop, soak
 from bench.measure.scenarios import Scenario
 from bench.measure.streams import Pool
 from bench.worker import loaded, wire
-from bench.worker.protocol import Decoder, Frame, Unpacker, pack, parts
+from bench.worker.protocol import Body, Decoder, Frame, Unpacker, pack, parts
 
 READ_BYTES = 1 << 20
 TOOL_OUTPUT_BYTES = 64 << 10
@@ -52,7 +52,7 @@ class Child:
 
     def answer(self, frame: Frame) -> Reply:
         """The result of one request and its buffers. Raises what the verb raises."""
-        verbs: dict[str, Callable[[Mapping[str, Any], bytes], Reply]] = {
+        verbs: dict[str, Callable[[Mapping[str, Any], Body], Reply]] = {
             "start": self._start,
             "probe": self._probe,
             "prepare": self._prepare,
@@ -68,7 +68,7 @@ class Child:
             raise UsageError(f"the worker knows no verb {verb!r}", "client and worker are of different versions")
         return verbs[verb](frame.header["args"], frame.body)
 
-    def _start(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _start(self, args: Mapping[str, Any], body: Body) -> Reply:
         if args["cpus"]:
             _bind(args["cpus"])
         self._spec = args["backend"]
@@ -76,17 +76,17 @@ class Child:
         self._backend = getattr(importlib.import_module(module), name)()
         return {"numpy": np.__version__}, []
 
-    def _probe(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _probe(self, args: Mapping[str, Any], body: Body) -> Reply:
         facts = asdict(environment.collect(args.get("machine", "/")))
         return {"probe": wire.plain(self._require_backend().probe()), "environment": facts}, []
 
-    def _prepare(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _prepare(self, args: Mapping[str, Any], body: Body) -> Reply:
         tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()}, self._say)
         model, options = wire.model(args["model"]), wire.options(args["options"])
         artifact = self._require_backend().prepare(model, options, Path(args["workdir"]), tools)
         return {"artifact": wire.plain(artifact)}, []
 
-    def _load(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _load(self, args: Mapping[str, Any], body: Body) -> Reply:
         artifact: Artifact = wire.artifact(args["artifact"])
         options: Options = wire.options(args["options"])
         if self._session is not None:  # the memory may not do for two
@@ -98,7 +98,7 @@ class Child:
         self._loaded = artifact, options
         return {"load_s": seconds, "loaded_rss_bytes": machine_load.memory_bytes()[0]}, []
 
-    def _unload(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _unload(self, args: Mapping[str, Any], body: Body) -> Reply:
         """Forget the session and what it was fed, and stay."""
         if self._session is not None:
             self._session.close()
@@ -108,7 +108,7 @@ class Child:
             trim(0)
         return {}, []
 
-    def _run(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _run(self, args: Mapping[str, Any], body: Body) -> Reply:
         session, signature = self._require_session()
         if args.get("feeds_at"):  # they lie here already
             body = Path(args["feeds_at"]).read_bytes()
@@ -123,7 +123,7 @@ class Child:
         buffers: list[Any] = []
         return {"run_s": seconds, "outputs": _trees(outputs, buffers)}, buffers
 
-    def _measure(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _measure(self, args: Mapping[str, Any], body: Body) -> Reply:
         session, _ = self._require_session()
         if not self._feeds:
             raise UsageError("nothing to measure with: `run` brings the feeds, and none was asked for")
@@ -206,12 +206,12 @@ class Child:
                 "affinity": sorted(os.sched_getaffinity(0)),
             }, buffers
 
-    def _peaks(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _peaks(self, args: Mapping[str, Any], body: Body) -> Reply:
         from bench.evidence import peaks  # a child that measures a runtime need not carry it
 
         return asdict(peaks.measure(args["threads"], args["features"])), []
 
-    def _close(self, args: Mapping[str, Any], body: bytes) -> Reply:
+    def _close(self, args: Mapping[str, Any], body: Body) -> Reply:
         if self._session is not None:
             self._session.close()
         return {}, []

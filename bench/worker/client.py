@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import BenchError, HostError, Unreachable, UsageError, by_name
 from bench.hosts.base import Host
 from bench.worker.bootstrap import bootstrap
-from bench.worker.frames import READ_BYTES, Decoder, Frame, Intake, ProtocolError, parts
+from bench.worker.frames import READ_BYTES, Body, Decoder, Frame, Intake, ProtocolError, parts
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
@@ -87,7 +87,7 @@ class Worker:
         *,
         phase: str = "",
         limit_s: float = 60.0,
-    ) -> tuple[dict[str, Any], bytes]:
+    ) -> tuple[dict[str, Any], Body]:
         """The result of a verb and its buffers.
 
         Raises:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bench.interface import Array, Packed
-from bench.worker.frames import Decoder, Frame, ProtocolError, encode, parts
+from bench.worker.frames import Body, Decoder, Frame, ProtocolError, encode, parts
 
-__all__ = ["Decoder", "Frame", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
+__all__ = ["Body", "Decoder", "Frame", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
 
 _DTYPES = {np.dtype(c).name: np.dtype(c).newbyteorder("<") for c in "?bBhHiIlLqQefdFD"}
 
@@ -79,7 +79,7 @@ def _text(item: Any) -> bytes:
 class Unpacker:
     """Reads the trees of one frame, in the order in which they were packed. Arrays own their memory."""
 
-    def __init__(self, body: bytes | bytearray | memoryview) -> None:
+    def __init__(self, body: Body) -> None:
         self._body = memoryview(body)
         self._at = 0
 

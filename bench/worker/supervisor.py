@@ -169,7 +169,7 @@ class Supervisor:
         else:
             if verb == "measure":
                 self._watch = Watch(self._child.pid, self._machine)
-            self._child.pipe.send(parts(frame.header, (frame.body,)))
+            self._child.pipe.send(parts(frame.header, (memoryview(frame.body),)))
 
     def _from_child(self, child: ChildProcess) -> None:
         dead = child.ended()  # asked first: what a dead child wrote is all there to read
@@ -201,7 +201,7 @@ class Supervisor:
         if "error" in header and self._request:
             header["error"] |= {"phase": self._request.phase, "log_tail": child.log_tail(), "peak_rss_bytes": 0}
         self._request = None
-        self._client.send(parts(header, (frame.body,)))
+        self._client.send(parts(header, (memoryview(frame.body),)))
 
     def _check_limit(self, now: float) -> None:
         request = self._request
