@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,50 +30,86 @@ class Prepared:
     converter: Mapping[str, str]
 
 
-def prepare(place: Place, registered: Registered, model: Model, options: Options, *, to_run: bool = True) -> Prepared:
-    """The artefact of a model for a backend; converted in a worker of its own unless the cache has it.
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What it takes to make artefacts for a backend, had once: its tools, and what of the device decides them."""
 
-    `to_run`: it is of no use where it cannot be run afterwards.
+    registered: Registered
+    options: Options
+    tools: Mapping[str, Path]
+    built_on: Mapping[str, str]
 
-    Raises:
-        WorkerError: the conversion failed, timed out, or its tool crashed.
-        BackendUnavailable: a tool that it needs could not be fetched, or it cannot be built there.
-    """
-    backend = registered.create()
-    if backend.prepares == "nothing":
-        return _as_it_is(model)
-    tools = {tool.name: toolbox.fetch(tool, place.cache, place.say) for tool in backend.tools}
-    facts = key_facts(registered, backend, model, options)
-    if backend.prepares == "device":
-        facts["built_on"] = built_on(place, registered, to_run=to_run)
-    key, summary = key_of(facts), f"{model.name} for {backend.name}"
-    damaged = place.cache.holds("artifacts", key)
+    def facts(self, model: Model) -> dict[str, Any]:
+        """Everything that decides the artefact of a model."""
+        found = key_facts(self.registered, self.registered.create(), model, self.options)
+        return found | {"built_on": dict(self.built_on)} if self.built_on else found
 
-    def build(folder: Path) -> dict[str, Any]:
-        why = "the one in the cache is damaged" if damaged else why_anew(place.cache.facts("artifacts", summary), facts)
-        place.say(f"preparing {summary} ({why or 'once'})")
-        purpose = f"conversion for {backend.name}"
+    def make(self, place: Place, model: Model, folder: Path) -> Artifact:
+        """The artefact of a model in an empty folder, converted in a worker of its own.
+
+        Raises:
+            WorkerError: the conversion failed, timed out, or its tool crashed.
+        """
+        purpose = f"conversion for {self.registered.name}"
         with (
-            site(place, registered, model, options, folder) as at,
-            started(at.place, registered, purpose=purpose, builds=True) as ready,
+            site(place, self.registered, model, self.options, folder) as at,
+            started(at.place, self.registered, purpose=purpose, builds=True) as ready,
         ):
             args = {
                 "model": wire.plain(at.model),
                 "options": wire.plain(at.options),
                 "workdir": at.workdir,
-                "tools": {name: str(path) for name, path in tools.items()},
+                "tools": {name: str(path) for name, path in self.tools.items()},
             }
             answer, _ = ready.worker.ask("prepare", args, limit_s=place.limits.prepare)
-        artifact = answer["artifact"]
-        _keep_only(folder, artifact["files"])
+        artifact = wire.artifact(answer["artifact"])
+        _keep_only(folder, artifact.files)
+        return replace(artifact, root=folder)
+
+    def converter(self, model: Model) -> dict[str, str]:
+        """The versions of what makes the artefact."""
+        backend = self.registered.create()
+        made_by = backend.prepare_key(model, self.options, Target(""))
+        found = {name: str(value) for name, value in made_by.items()} | dict(self.built_on)
+        return found | {tool.name: tool.requirement.partition("==")[2] for tool in backend.tools}
+
+
+def workshop(place: Place, registered: Registered, options: Options, *, to_run: bool = True) -> Workshop:
+    """The workshop of a backend that prepares.
+
+    `to_run`: an artefact is of no use where it cannot be run afterwards.
+
+    Raises:
+        BackendUnavailable: a tool that it needs could not be fetched, or it cannot be built there.
+    """
+    backend = registered.create()
+    tools = {tool.name: toolbox.fetch(tool, place.cache, place.say) for tool in backend.tools}
+    there = built_on(place, registered, to_run=to_run) if backend.prepares == "device" else {}
+    return Workshop(registered, options, tools, there)
+
+
+def prepare(place: Place, registered: Registered, model: Model, options: Options, *, to_run: bool = True) -> Prepared:
+    """The artefact of a model for a backend; converted in a worker of its own unless the cache has it.
+
+    Raises as `workshop` and `Workshop.make` do.
+    """
+    if registered.create().prepares == "nothing":
+        return _as_it_is(model)
+    shop = workshop(place, registered, options, to_run=to_run)
+    facts = shop.facts(model)
+    key, summary = key_of(facts), f"{model.name} for {registered.name}"
+    damaged = place.cache.holds("artifacts", key)
+
+    def build(folder: Path) -> dict[str, Any]:
+        why = "the one in the cache is damaged" if damaged else why_anew(place.cache.facts("artifacts", summary), facts)
+        place.say(f"preparing {summary} ({why or 'once'})")
+        artifact = wire.plain(shop.make(place, model, folder))
         return {"artifact": {**artifact, "root": ""}, "made_from": facts}
 
     entry = place.cache.get("artifacts", key, build, summary=summary, on_wait=place.say)
     artifact = replace(wire.artifact(entry.facts["artifact"]), root=entry.path)
-    converter = {name: str(value) for name, value in facts["versions"].items()}
-    converter |= facts.get("built_on", {})
-    converter |= {tool.name: tool.requirement.partition("==")[2] for tool in backend.tools}
     cache = "hit" if entry.hit else "miss"
+    converter = shop.converter(model)
     return Prepared(artifact, key, entry.seconds, cache, entry.size_bytes, entry.sha256, converter)
 
 
@@ -109,7 +145,7 @@ def _as_it_is(model: Model) -> Prepared:
     return Prepared(artifact, model.sha256, 0.0, "none", size, key_of(files), {})
 
 
-def _keep_only(folder: Path, files: list[str]) -> None:
+def _keep_only(folder: Path, files: Sequence[str]) -> None:
     """Converters leave drafts behind; the artefact is what the backend named."""
     keep = {folder / name for name in files}
     for path in sorted(folder.rglob("*"), reverse=True):

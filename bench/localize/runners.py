@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from bench.artifacts import Prepared, key_facts, prepare
-from bench.cache import Cache, Listed, key_of
+from bench.artifacts import Prepared, Workshop, key_facts, prepare, workshop
+from bench.cache import Cache, key_of
 from bench.held import Staying
 from bench.interface import Artifact, Feeds, Model, Options, Outputs
 from bench.models import DataSet
@@ -32,12 +34,16 @@ class BackendRunner:
         self._purpose = f"part on {registered.name}"
         self._staying: Staying | None = None
         self._whole: tuple[str, Prepared | WorkerError] | None = None
+        self._workshop: Workshop | None = None
         self.runtimes: Mapping[str, str] = {}
         self.converter: Mapping[str, str] = {}
         self.environment: Mapping[str, Any] = {}
 
     def prepare(self, whole: Model) -> None:
         """Prepare the model as it is, which is kept, before the machine is held: another may be about it, waiting."""
+        if self._registered.create().prepares != "nothing":
+            self._workshop = workshop(self._place, self._registered, self._options)
+            self.converter = self._workshop.converter(whole)
         try:
             self._whole = whole.sha256, prepare(self._place, self._registered, whole, self._options)
         except WorkerError as error:
@@ -57,40 +63,38 @@ class BackendRunner:
 
     def runs(self, model: Model, feeds: list[Feeds], *, fresh: bool = False) -> list[Outputs]:
         """The outputs of several runs, one after another in one session."""
-        with self._prepared(model) as prepared:
+        with self._made(model) as (artifact, key):
             used = self._staying is not None and self._staying.has(self._purpose)
             if used and not fresh:
                 try:
-                    return self._answers(prepared, feeds)
+                    return self._answers(artifact, key, feeds)
                 except WorkerError as error:
                     if error.failure.kind in ("link", "timeout"):  # a hang takes long enough once
                         raise
             if self._staying is not None:
                 self._staying.end(self._purpose)
-            return self._answers(prepared, feeds)
+            return self._answers(artifact, key, feeds)
 
     @contextmanager
-    def _prepared(self, model: Model) -> Iterator[Prepared]:
+    def _made(self, model: Model) -> Iterator[tuple[Artifact, str]]:
+        """The artefact, and the name of its content on the device."""
         if self._whole and model.sha256 == self._whole[0]:
             if isinstance(self._whole[1], WorkerError):
                 raise self._whole[1]
-            self.converter = self._whole[1].converter
-            yield self._whole[1]
-            return
-        prepared = prepare(self._place, self._registered, model, self._options)
-        self.converter = prepared.converter
-        try:
-            yield prepared
-        finally:
-            if prepared.cache != "none":
-                self._place.cache.remove(Listed("artifacts", prepared.key, 0, 0.0, ""))
+            yield self._whole[1].artifact, self._whole[1].key
+        elif self._workshop is None:
+            yield Artifact(model.root, model.files, model.signature), model.sha256
+        else:
+            with tempfile.TemporaryDirectory(dir=model.root, prefix="artefact-") as folder:
+                artifact = self._workshop.make(self._place, model, Path(folder))
+                yield artifact, key_of(self._workshop.facts(model))
 
-    def _answers(self, prepared: Prepared, feeds: list[Feeds]) -> list[Outputs]:
-        place, artifact = self._place, wire.plain(prepared.artifact)
+    def _answers(self, artifact: Artifact, key: str, feeds: list[Feeds]) -> list[Outputs]:
+        place, plain = self._place, wire.plain(artifact)
         with started(place, self._registered, self._options.cpus, purpose=self._purpose) as ready:
             self.runtimes, self.environment = ready.probe.runtimes, ready.environment
-            artifact["root"] = str(place.host.put(prepared.artifact.root, prepared.key))
-            args = {"artifact": artifact, "options": wire.plain(self._options)}
+            plain["root"] = str(place.host.put(artifact.root, key, artifact.files))
+            args = {"artifact": plain, "options": wire.plain(self._options)}
             ready.worker.ask("load", args, limit_s=place.limits.load)
             return _ran(ready, feeds, place)
 
