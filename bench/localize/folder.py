@@ -12,6 +12,7 @@ from bench.localize import picture, report, reproducer
 from bench.localize.located import Located
 from bench.localize.parts import Parts, Reference
 from bench.parity.compare import Tolerance
+from bench.place import Limits
 
 REPORT = "REPORT.md"
 NO_PICTURE = 'there is no picture: pip install "deploybench[pictures]"'
@@ -30,7 +31,13 @@ def check(folder: Path) -> None:
 
 
 def write(
-    folder: Path, located: Located, parts: Parts, reference: Reference, backend: Backend, tolerance: Tolerance
+    folder: Path,
+    located: Located,
+    parts: Parts,
+    reference: Reference,
+    backend: Backend,
+    tolerance: Tolerance,
+    limits: Limits,
 ) -> list[str]:
     """Write it, in place of what an earlier search left there; what could not be had, in words.
 
@@ -41,7 +48,7 @@ def write(
     try:
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        notes = _fill(making, located, parts, reference, backend, tolerance)
+        notes = _fill(making, located, parts, reference, backend, tolerance, limits)
         shutil.rmtree(folder, ignore_errors=True)
         making.rename(folder)
     except OSError as error:
@@ -56,14 +63,20 @@ def write(
 
 
 def _fill(
-    folder: Path, located: Located, parts: Parts, reference: Reference, backend: Backend, tolerance: Tolerance
+    folder: Path,
+    located: Located,
+    parts: Parts,
+    reference: Reference,
+    backend: Backend,
+    tolerance: Tolerance,
+    limits: Limits,
 ) -> list[str]:
     names = []
     for number, finding in enumerate(located.blamed, 1):
         names.append(f"culprit-{number}")
         inside = folder / names[-1]
         inside.mkdir()
-        reproducer.write(inside, finding, located.subject, parts, reference, backend, tolerance)
+        reproducer.write(inside, finding, located.subject, parts, reference, backend, tolerance, limits)
         files = sorted(path.name for path in inside.iterdir())
         (inside / REPORT).write_text(report.upstream(located, finding, files))
     drawn = picture.draw(located)

@@ -76,10 +76,7 @@ def _facts(finding: Finding) -> list[str]:
     lines = [_KINDS[finding.kind]]
     outcome = finding.outcome
     if outcome.failure:
-        failure = outcome.failure
-        lines.append(
-            f"{failure.phase}: {_first_line(failure.message)}{f' ({failure.signal})' if failure.signal else ''}"
-        )
+        lines.append(seen(outcome))
     else:
         lines += [_error(error) for error in outcome.errors[:4]]
         lines.append(f"alone it makes {_times(outcome.effect)} what is allowed at the outputs")
@@ -88,6 +85,13 @@ def _facts(finding: Finding) -> list[str]:
     lines += [f"{name} = {value}" for node in finding.nodes[:1] for name, value in node.attributes]
     lines.append(f"found in {finding.probes} prepared parts")
     return lines
+
+
+def seen(outcome: Outcome) -> str:
+    """What the backend made of a part, in a line."""
+    if failure := outcome.failure:
+        return f"{failure.phase}: {_first_line(failure.message)}{f' ({failure.signal})' if failure.signal else ''}"
+    return "; ".join(_error(error) for error in outcome.errors[:4])
 
 
 def _first_line(text: str) -> str:
@@ -160,7 +164,7 @@ def upstream(located: Located, finding: Finding, files: Sequence[str]) -> str:
         lines += [f"  - {name} = {value}" for name, value in node.attributes]
     lines += ["", *_evidence(finding), "", *_versions(located), "", "## Reproduce", ""]
     lines += ["```", "python reproduce.py", "```", ""]
-    needs = "It needs numpy, onnx and the runtime. Exit code 1: the fault is still there."
+    needs = "It needs numpy, onnx and the runtime. Exit code 1: the fault is still there, 0: it is gone, 2: not tried."
     return "\n".join([*lines, f"{needs} Files: {', '.join(f'`{name}`' for name in files)}.", ""])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +29,7 @@ from bench.place import Place
 from bench.reference import judges
 from bench.registry import Registered, complete_options
 from bench.runner import Case, default_tolerance
+from bench.scratch import Scratch
 from bench.worker.client import WorkerError
 
 # Tensors behind a culprit whose inherited error is worked out, evenly spread where there are more.
@@ -57,8 +58,16 @@ def localize(case: Case, place: Place, settings: Settings) -> Located:
         UsageError: the model cannot be searched (a circle in its graph).
         BenchError: no runtime can judge it, or the machine or the link to it failed.
     """
-    with tempfile.TemporaryDirectory(prefix="deploybench-localize-") as scratch:
-        return _Search(case, place, settings, Path(scratch)).run()
+    scratch = Scratch("deploybench-localize-")
+    try:
+        return _Search(case, place, settings, scratch.path).run()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        hint = "free some, or set TMPDIR to a folder with several times the model's size"
+        raise BenchError(f"no space left for the parts of the model in {scratch.path.parent}", hint) from error
+    finally:
+        scratch.remove()
 
 
 class _Search:
@@ -177,7 +186,8 @@ class _Search:
         if self._settings.output is None:
             return located
         backend = self._case.backend.create()
-        notes = folder.write(self._settings.output, located, self._parts, reference, backend, self._tolerance)
+        output, limits = self._settings.output, self._place.limits
+        notes = folder.write(output, located, self._parts, reference, backend, self._tolerance, limits)
         return replace(located, notes=[*located.notes, *notes])
 
     def _facts(self) -> dict[str, object]:

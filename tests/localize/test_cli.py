@@ -17,6 +17,8 @@ from onnx import numpy_helper, parser
 
 from bench.cache import Cache
 
+GONE = "not reproduced: this version gives the expected answer"
+
 
 def saved(folder, text, held=None, opset=17):
     proto = parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> tiny {text}')
@@ -38,10 +40,10 @@ def small(tmp_path):
     return saved(tmp_path, text, held)
 
 
-def reproduced(folder):
-    argv = [sys.executable, "-I", "reproduce.py"]
+def reproduced(folder, *limit):
+    argv = [sys.executable, "-I", "reproduce.py", *limit]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr + done.stdout
 
 
 def test_a_plant_is_named_and_a_reproducer_written(cli, small, saboteur, tmp_path):
@@ -63,7 +65,7 @@ def test_a_plant_is_named_and_a_reproducer_written(cli, small, saboteur, tmp_pat
     assert [node.name for node in part.graph.node] == ["two"]
     # The saboteur is ONNX Runtime with a fault of ours: by itself, ONNX Runtime gives the expected answer.
     code, said = reproduced(tmp_path / "out" / "culprit-1")
-    assert (code, said.splitlines()[-1]) == (0, "not reproduced: this version gives the expected answer")
+    assert (code, said.splitlines()[-1]) == (0, GONE)
     known = kept(cli)
     again = cli(*argv, "--quiet", env=saboteur)
     assert "culprit 1: MatMul 'two'" in again.stdout
@@ -140,9 +142,34 @@ def test_what_fails_only_with_a_node_that_nothing_reads(cli, saboteur, tmp_path)
     assert "culprit" not in result.stdout
 
 
-@pytest.mark.slow
-def test_no_space_for_the_reproducer(cli, small, saboteur, tmp_path):
-    """What was found is kept: another folder gets it without a search."""
+@pytest.mark.parametrize("nodes", ["y = acme.Foo (a)", "y = Reshape (a, five)"])
+def test_a_model_that_the_reference_cannot_run_accuses_nobody(cli, saboteur, tmp_path, nodes):
+    path = saved(tmp_path, f"(float[1,6] x) => (float[5] y) {{ a = Relu (x)  {nodes} }}", {"five": np.array([5])})
+    proto = onnx.load(path)
+    proto.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    onnx.save(proto, path)
+    result = cli("localize", path, "-b", "saboteur", "-o", "plants=weight@y", env=saboteur)
+    assert result.code == 3
+    assert "the reference fails on this model itself" in result.stdout
+    assert "no node is accused" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_data_set_of_another_shape_is_left_out(cli, small, saboteur, tmp_path):
+    folder = tmp_path / "test_data_set_0"
+    folder.mkdir()
+    for name, tensor, size in (("input_0", "x", (1, 5)), ("output_0", "y", (1, 6))):
+        values = numpy_helper.from_array(np.ones(size, np.float32), tensor)
+        (folder / f"{name}.pb").write_bytes(values.SerializeToString())
+    result = cli("localize", small, "-b", "saboteur", env=saboteur)
+    assert result.code == 0, result.stderr
+    assert "nothing is named" in result.stdout
+    assert "test_data_set_0 is not used: its 'x' is float32[1, 5], the model takes float32[1, 6]" in result.stdout
+
+
+@pytest.fixture
+def little_disk(tmp_path):
+    """A folder on a disk of four kilobytes."""
     full = tmp_path / "disk"
     full.mkdir()
     mounted = subprocess.run(
@@ -150,17 +177,31 @@ def test_no_space_for_the_reproducer(cli, small, saboteur, tmp_path):
     )
     if mounted.returncode:
         pytest.skip(f"needs leave to mount a small disk (run as root): {mounted.stderr.strip()}")
-    argv = ("localize", small, "-b", "saboteur", "-o", "plants=weight@c")
-    try:
-        result = cli(*argv, "--output", full / "out", env=saboteur)
-        left = list(full.iterdir())
-    finally:
-        subprocess.run(["umount", str(full)], check=True)
+    yield full
+    subprocess.run(["umount", str(full)], check=True)
+
+
+@pytest.mark.slow
+def test_no_space_for_the_parts(cli, saboteur, little_disk, tmp_path):
+    weights = np.ones((40, 40), np.float32)
+    path = saved(tmp_path, "(float[1,40] x) => (float[1,40] y) { [only] y = MatMul (x, w) }", {"w": weights})
+    env = {**saboteur, "TMPDIR": str(little_disk)}
+    result = cli("localize", path, "-b", "saboteur", "-o", "plants=weight@y", env=env)
     assert result.code == 1
-    assert f"no space left for the reproducer in {full}" in result.stderr
+    assert f"no space left for the parts of the model in {little_disk}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_no_space_for_the_reproducer(cli, small, saboteur, little_disk, tmp_path):
+    """What was found is kept: another folder gets it without a search."""
+    argv = ("localize", small, "-b", "saboteur", "-o", "plants=weight@c")
+    result = cli(*argv, "--output", little_disk / "out", env=saboteur)
+    assert result.code == 1
+    assert f"no space left for the reproducer in {little_disk}" in result.stderr
     assert "choose another folder with --output" in result.stderr
     assert "Traceback" not in result.stderr
-    assert left == []
+    assert list(little_disk.iterdir()) == []
     known = kept(cli)
     again = cli(*argv, "--output", tmp_path / "out", env=saboteur)
     assert "culprit 1: MatMul 'two'" in again.stdout
@@ -176,22 +217,43 @@ def test_a_circle_is_refused(cli, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plant", "says"),
+    ("plant", "says", "shown"),
     [
-        ("crash", "load: the worker process died of SIGSEGV"),
-        ("unsupported", "load: the saboteur has no MatMul"),
-        ("raise", "first_run: the saboteur does not run this"),
-        ("hang", "first_run: the phase first_run took longer than its limit of 3 s"),
-        ("nan", "is nan, not"),
-        ("fused", "right apart, wrong together"),
+        ("crash", "load: the worker process died of SIGSEGV", "it crashed with SIGSEGV"),
+        ("unsupported", "load: the saboteur has no MatMul", ""),
+        ("raise", "first_run: the saboteur does not run this", "RuntimeError: the saboteur does not run this"),
+        ("hang", "first_run: the phase first_run took longer than its limit of 3 s", "it hung for 3 s"),
+        ("nan", "is nan, not", ""),
+        ("fused", "right apart, wrong together", ""),
     ],
 )
-def test_every_kind_of_trouble(cli, small, saboteur, plant, says):
-    result = cli("localize", small, "-b", "saboteur", "-o", f"plants={plant}@c", "--limit", "first_run=3", env=saboteur)
+def test_every_kind_of_trouble(cli, small, saboteur, tmp_path, plant, says, shown):
+    """`shown`: what the reproducer says, for the faults that the saboteur has by itself."""
+    argv = ("localize", small, "-b", "saboteur", "-o", f"plants={plant}@c", "--limit", "first_run=3", "--output", "out")
+    result = cli(*argv, env=saboteur)
     assert result.code == 1
     assert "culprit 1: MatMul 'two'" in result.stdout
     assert "culprit 2" not in result.stdout
     assert says in result.stdout
+    code, said = reproduced(tmp_path / "out" / "culprit-1")
+    assert f"seen: {says}" in said or not shown
+    last = f"REPRODUCED: the runtime fails: {shown}" if shown else GONE
+    assert (code, said.splitlines()[-1]) == (1 if shown else 0, last)
+
+
+@pytest.mark.slow
+def test_a_reproducer_that_cannot_be_tried_accuses_nobody(cli, small, saboteur, tmp_path):
+    """Another machine may lack the runtime, or be too slow for the limit."""
+    cli("localize", small, "-b", "saboteur", "-o", "plants=raise@c", "--output", "out", env=saboteur)
+    script = tmp_path / "out" / "culprit-1" / "reproduce.py"
+    text = script.read_text()
+    script.write_text(text.replace("import onnxruntime as ort", "import onnxruntime_is_not_here as ort"))
+    code, said = reproduced(script.parent)
+    assert (code, said.splitlines()[-1][:31]) == (2, "not tried: ModuleNotFoundError:")
+    script.write_text(text.replace("raise@", "hang@"))
+    code, said = reproduced(script.parent, "2")
+    assert code == 2
+    assert "not tried: no answer within 2 s; to give it longer: python reproduce.py SECONDS" in said
 
 
 @pytest.mark.slow

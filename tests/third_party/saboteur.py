@@ -158,6 +158,7 @@ class Saboteur(OrtCpu):
     opt_in = True
     local_only = True
     reference = None
+    alone = "saboteur_alone"
     options = (*OrtCpu.options, Option("plants", "KIND@TENSOR, separated by ;", ""))
 
     def load(self, artifact: Artifact, options: Options) -> Session:
