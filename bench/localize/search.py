@@ -117,6 +117,9 @@ class _Seeker:
             if not bad:
                 break
             finding = self._first(start, stop, begun)
+            if finding is None:
+                self._trace.notes.append(f"what begins behind {self._name(start)} is right as a part of its own")
+                break
             found.append(
                 Finding(
                     finding.kind,
@@ -151,8 +154,8 @@ class _Seeker:
             self._trace.measured[end] = outcome
         return outcome
 
-    def _first(self, start: int, stop: int, whole: Outcome) -> Finding:
-        """The first place where the part from `start` shows the fault, and what stands there.
+    def _first(self, start: int, stop: int, whole: Outcome) -> Finding | None:
+        """The first place where the part from `start` shows the fault, and what stands there; None: it does not last.
 
         Where few nodes are left they are tried by themselves: if they fail so, what lies before them need not be
         prepared any more. If they do not, that tells nothing of a single one: errors also cancel each other.
@@ -190,7 +193,9 @@ class _Seeker:
         near = [p for p in places if abs(p - middle) <= width] or places
         return min(near, key=lambda p: (self._layout.cost(p), abs(p - middle)))
 
-    def _suspect(self, start: int, good: int, bad: int, stop: int, effects: dict[int, float], limit: float) -> Finding:
+    def _suspect(
+        self, start: int, good: int, bad: int, stop: int, effects: dict[int, float], limit: float
+    ) -> Finding | None:
         """The nodes between the last good and the first bad place, run alone on the reference's tensors."""
         nodes = self._layout.nodes[good:bad]
         self._say(f"running {', '.join(node.label for node in nodes[:3])} alone")
@@ -207,12 +212,16 @@ class _Seeker:
 
     def _innocent(
         self, start: int, good: int, bad: int, stop: int, effects: dict[int, float], outcome: Outcome, limit: float
-    ) -> Finding:
+    ) -> Finding | None:
         """Nodes that are right alone, though the part that ends with them is wrong: cutting makes the fault vanish."""
-        return self._together(start, good, bad, stop, outcome, limit)
+        return self._together(start, good, bad, stop, limit)
 
-    def _together(self, start: int, good: int, bad: int, stop: int, alone: Outcome, limit: float) -> Finding:
-        """The smallest part that ends with these nodes and still fails whole."""
+    def _together(self, start: int, good: int, bad: int, stop: int, limit: float) -> Finding | None:
+        """The smallest part that ends with these nodes and still fails whole.
+
+        None where even all of it, as a part in a fresh process, does not: then the fault was in the model as it is,
+        uncut, or in what a process had run before.
+        """
         self._say(f"{self._layout.nodes[bad - 1].label} is right alone: looking for what it is wrong together with")
         lo, hi, best = good, good, None
         step = 1
@@ -224,7 +233,10 @@ class _Seeker:
                 break
             lo, step = hi, step * 2
         if best is None:
-            return Finding("region", start, bad, self._layout.nodes[start:bad], alone)
+            proof = self._probe(start, bad, stop, fresh=True)
+            return (
+                Finding("region", start, bad, self._layout.nodes[start:bad], proof) if self._bad(proof, limit) else None
+            )
         while lo - best[0] > 1:  # then the smallest of them
             place = (lo + best[0]) // 2
             outcome = self._probe(place, bad, stop, last_only=True)
@@ -253,14 +265,14 @@ class _Wrong(_Seeker):
 
     def _innocent(
         self, start: int, good: int, bad: int, stop: int, effects: dict[int, float], outcome: Outcome, limit: float
-    ) -> Finding:
+    ) -> Finding | None:
         nodes = self._layout.nodes[good:bad]
         if outcome.effect >= MOST * effects[stop] and outcome.size > ROUNDING:
             return self._guilty(good, bad, nodes, outcome)
         grown = effects[bad] - effects.get(good, 0.0)
         if grown - outcome.effect < MOST * limit:  # the nodes do not add so much: many before them add up
             return Finding("spread", start, bad, (), outcome)
-        return self._together(start, good, bad, stop, outcome, limit)
+        return self._together(start, good, bad, stop, limit)
 
     def order_sensitive(self, place: int) -> list[Finding]:
         """What the order-sensitive node behind a place does with the reference's tensors."""
@@ -302,8 +314,10 @@ class _Failing(_Seeker):
     def _guilty(self, good: int, bad: int, nodes: tuple[Node, ...], outcome: Outcome) -> Finding:
         return Finding("failure", good, bad, nodes, outcome)
 
-    def _together(self, start: int, good: int, bad: int, stop: int, alone: Outcome, limit: float) -> Finding:
-        found = super()._together(start, good, bad, stop, alone, limit)
+    def _together(self, start: int, good: int, bad: int, stop: int, limit: float) -> Finding | None:
+        found = super()._together(start, good, bad, stop, limit)
+        if found is None:
+            return None
         return Finding("failure", found.start, found.end, found.nodes, found.outcome, found.last_only)
 
     def order_sensitive(self, place: int) -> list[Finding]:

@@ -11,6 +11,7 @@ from bench.cache import Cache
 from bench.localize.probe import Outcome, Prober, effect_of, errors_of
 from bench.localize.search import search
 from bench.parity.compare import TOLERANCES, Tolerance, compare
+from bench.worker.client import Failure
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +115,13 @@ def test_many_small_errors_accuse_nobody(planted_faults, several):
     found, _ = searched(planted_faults, several, plants, tight)
     assert {f.kind for f in found} <= {"spread", "local"}
     assert sum(f.blamed for f in found) <= 1
+
+
+@pytest.mark.parametrize("failure", [None, Failure("prepare", "crash", "it dies", signal="SIGSEGV")])
+@pytest.mark.parametrize("nodes", ["y = Relu (x)", "a = Relu (x)  b = Exp (a)  y = Neg (b)"])
+def test_what_only_the_uncut_model_shows_accuses_nobody(planted_faults, tmp_path, nodes, failure):
+    subject = subject_of(planted_faults, tmp_path, f"(float[1,6] x) => (float[1,6] y) {{ {nodes} }}")
+    backend = planted_faults.InProcess(planted_faults.saboteur.Saboteur())
+    prober = Prober(subject.parts, backend, subject.reference, TOLERANCES["fp32"])
+    found, _ = search(prober, Outcome(np.inf, failure=failure), most=5)
+    assert [f for f in found if f.blamed] == []
