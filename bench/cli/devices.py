@@ -209,4 +209,6 @@ def _machine_rows(machine: Mapping[str, Any], facts: Mapping[str, Any]) -> list[
     rows.append(("now", f"governor {facts['governor'] or 'not available'}, {heat}, MHz {mhz}"))
     if machine["emulated"]:
         rows.append(("emulated", f"{machine['emulated']}: times say nothing of a real machine"))
+    elif facts["virtual"]:
+        rows.append(("virtual", f"{facts['virtual']}; nothing shows that its processor is imitated"))
     return rows

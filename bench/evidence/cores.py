@@ -23,6 +23,17 @@ ARM_PARTS = {
 }  # fmt: skip
 NVIDIA_PARTS = {0x003: "Denver 2", 0x004: "Carmel"}
 NAMES = {0x41: ARM_PARTS, 0x4E: NVIDIA_PARTS}
+# How qemu's own processors call themselves: on x86, and its `max` on ARM, which has nobody's number.
+# Source: qemu 7.2, target/i386/cpu.c and target/arm/cpu64.c (aarch64_max_initfn).
+_QEMU_CPU = re.compile(
+    r"^model name\s*:\s*QEMU TCG CPU|^CPU implementer\s*:\s*0x00\n(?:.*\n){2}CPU part\s*:\s*0x051$", re.M
+)
+# Linux says here twice its timer's MHz. qemu's imitated timer runs at 62.5 MHz, KVM's guests have the hardware's.
+# Source: qemu 7.2, target/arm/internals.h (GTIMER_SCALE); Linux 6.1, arch/arm64/kernel/{cpuinfo,time}.c.
+_QEMU_TIMER = re.compile(r"^BogoMIPS\s*:\s*125\.00$", re.M)
+# KVM offers its ARM guests random numbers by a firmware call, which Linux shows as a device; qemu alone does not.
+# Source: Linux 6.1, arch/arm64/kvm/trng.c and drivers/firmware/smccc/smccc.c.
+_KVM_TRNG = "sys/devices/platform/smccc_trng"
 # Kinds of cores on x86: the performance counters' own lists. Source: Linux, arch/x86/events/intel/core.c.
 HYBRID = {"sys/devices/cpu_atom/cpus": "efficiency core", "sys/devices/cpu_core/cpus": "performance core"}
 
@@ -61,8 +72,17 @@ def emulated(root: str = "/") -> str:
     arm = platform.machine().startswith(("aarch64", "arm"))
     if arm and re.search(r"^vendor_id\s*:", read(f"{root}/proc/cpuinfo") or "", re.MULTILINE):
         return "the kernel runs on x86"
+    return _imitating_machine(root)
+
+
+def virtual(root: str = "/") -> str:
+    """What shows that the machine is a virtual one, or empty where nothing does. Its processor may be real."""
     if "linux,dummy-virt" in (read(f"{root}/proc/device-tree/compatible") or ""):
-        return "a virtual machine of QEMU"
+        return "its device tree says linux,dummy-virt"
+    if "QEMU" in (read(f"{root}/sys/class/dmi/id/sys_vendor") or ""):
+        return "its firmware is QEMU's"
+    if re.search(r"^flags\s*:.* hypervisor\b", read(f"{root}/proc/cpuinfo") or "", re.MULTILINE):
+        return "its processor tells of a hypervisor"
     return ""
 
 
@@ -73,6 +93,19 @@ def parse(text: str) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
     return tuple(found)
+
+
+def _imitating_machine(root: str) -> str:
+    """Whether the machine is qemu's and its processor not lent by KVM, as far as can be seen from inside.
+
+    Not seen: one of x86 that goes by a real processor's name, and one of ARM whose timer somebody has set.
+    """
+    cpuinfo = read(f"{root}/proc/cpuinfo") or ""
+    if _QEMU_CPU.search(cpuinfo):
+        return "qemu-system (its processor says so)"
+    if virtual(root) and _QEMU_TIMER.search(cpuinfo) and not os.path.exists(f"{root}/{_KVM_TRNG}"):
+        return "qemu-system (its timer runs at 62.5 MHz, and no KVM is to be seen)"
+    return ""
 
 
 def _cpus(root: str) -> tuple[int, ...]:

@@ -10,12 +10,15 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 
-from bench.evidence import clocks, environment
+from bench.evidence import clocks, cores, environment
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Facts of one moment. None and empty where the machine does not tell."""
+    """Facts of one moment. None and empty where the machine does not tell.
+
+    `virtual`: what shows that the machine is a virtual one.
+    """
 
     environment: environment.Environment
     cpus: tuple[int, ...]
@@ -23,6 +26,7 @@ class Standing:
     governor: str | None
     temperature_c: float | None
     slowed: tuple[str, ...]
+    virtual: str
 
 
 def look(root: str = "/") -> Standing:
@@ -41,6 +45,7 @@ def look(root: str = "/") -> Standing:
         governor=clocks.governor(cpus, root),
         temperature_c=heat[0] if heat else None,
         slowed=tuple(slowed),
+        virtual=cores.virtual(root),
     )
 
 
