@@ -9,6 +9,8 @@ import hashlib
 import os
 import platform
 import re
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,10 @@ from bench.evidence.cores import Cluster
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Facts that a reader of a number wants to know. None where the machine does not tell."""
+    """Facts that a reader of a number wants to know. None where the machine does not tell.
+
+    `wheels`: of what was brought along, the SHA-256 of the wheel by distribution.
+    """
 
     machine: str
     arch: str
@@ -34,6 +39,7 @@ class Environment:
     boot: str
     emulated: str
     clusters: tuple[Cluster, ...]
+    wheels: Mapping[str, str]
 
 
 def collect(root: str = "/") -> Environment:
@@ -56,7 +62,17 @@ def collect(root: str = "/") -> Environment:
         boot=boot_id(root),
         emulated=cores_.emulated(root),
         clusters=cores_.clusters(root),
+        wheels=brought(sys.path),
     )
+
+
+def brought(path: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the wheels that were brought along, by distribution: each is a folder of the path, named by it."""
+    found: dict[str, str] = {}
+    for folder in map(Path, path):
+        if named := re.fullmatch(r"wheel-([0-9a-f]{64})", folder.name):
+            found |= {info.name.partition("-")[0]: named[1] for info in folder.glob("*.dist-info")}
+    return found
 
 
 def boot_id(root: str = "/") -> str:

@@ -2,7 +2,7 @@
 
 Not imported here. Standard library only, Python 3.10. In: JSON and its length, then of every file its bytes and their
 CRC-32: ssh keeps them from being changed, this from being mixed up. Out: lines that begin with DEPLOYBENCH. What was
-cut off goes on where it stopped; an object appears whole.
+cut off goes on where it stopped; an object appears whole, and one that is whole no more is taken in again.
 """
 
 import errno
@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import sys
 import time
 import zlib
@@ -57,6 +58,25 @@ def safe(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
+def crc32(path: str) -> int:
+    checksum = 0
+    with open(path, "rb", buffering=0) as file:
+        while got := file.readinto(ROOM):
+            checksum = zlib.crc32(ROOM[:got], checksum)
+    return checksum
+
+
+def intact(folder: str, content: "list[tuple[str, int, int | None]]") -> bool:
+    """Whether all files of the object are there as they were: a power cut may have come before they were written."""
+    try:
+        return os.path.isdir(folder) and all(
+            os.path.getsize(path) == size and (crc is None or crc32(path) == crc)
+            for path, size, crc in ((os.path.join(folder, name), size, crc) for name, size, crc in content)
+        )
+    except OSError:
+        return False
+
+
 def done_already(making: str, files: Files) -> tuple[int, int]:
     """How many files are whole, and how much there is of the next."""
     for index, (name, size, _) in enumerate(files):
@@ -73,12 +93,8 @@ def done_already(making: str, files: Files) -> tuple[int, int]:
 def receive(path: str, size: int, have: int, mode: int) -> bool:
     """One file, from byte `have` on; False if it is not what was sent."""
     part = path + ".part"
-    checksum = 0
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    if have:
-        with open(part, "rb") as file:
-            while data := file.read(READ_BYTES):
-                checksum = zlib.crc32(data, checksum)
+    checksum = crc32(part) if have else 0
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.ftruncate(fd, have)
@@ -101,7 +117,6 @@ def receive(path: str, size: int, have: int, mode: int) -> bool:
 def unpack(making: str, name: str, sha256: str) -> bool:
     """A wheel's content in its place; False if it is another wheel."""
     import hashlib
-    import shutil
     import zipfile
 
     archive = os.path.join(making, name)
@@ -124,8 +139,6 @@ def unpack(making: str, name: str, sha256: str) -> bool:
 
 def sweep(incoming: str, spare: str) -> None:
     """Remove what was begun long ago and never ended. Who is at it holds its lock: the clock may have jumped."""
-    import shutil
-
     for name in os.listdir(incoming):
         path = os.path.join(incoming, name)
         try:
@@ -149,7 +162,7 @@ def main(root: str, asked: dict[str, Any]) -> None:
         sys.exit("a file's name leads out of its folder")
     target = os.path.join(root, "objects", key)
     making = os.path.join(root, "incoming", key)
-    if os.path.isdir(target):
+    if intact(target, asked["content"]):
         say("have")
         return
     os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
@@ -157,8 +170,10 @@ def main(root: str, asked: dict[str, Any]) -> None:
     lock = os.open(making, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     if os.path.isdir(target):
-        say("have")
-        return
+        if intact(target, asked["content"]):
+            say("have")
+            return
+        shutil.rmtree(target)
     os.makedirs(making, exist_ok=True)
     sweep(os.path.dirname(making), key)
     index, have = done_already(making, files)
@@ -184,8 +199,6 @@ def told(root: str) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             say(f"error {error.strerror}")
             sys.exit(1)
-        import shutil
-
         shutil.rmtree(os.path.join(root, "incoming", asked["key"]), ignore_errors=True)
         say("full")
 

@@ -51,7 +51,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What `survey.py` found there."""
+    """What `survey.py` found there. `objects`: the bytes of each that is there."""
 
     arch: str
     bits: int
@@ -63,7 +63,7 @@ class Survey:
     cache: str
     free_bytes: int | None
     writable: bool
-    objects: tuple[str, ...]
+    objects: Mapping[str, int]
     boot: str
     time_s: float
     system: str
@@ -111,7 +111,10 @@ class SshHost(Host):
         return self._put(source, key, files)
 
     def put_wheel(self, source: Path, sha256: str) -> PurePosixPath:
-        """The folder, there, of a wheel's content; the wheel is checked there before it is unpacked."""
+        """The folder, there, of a wheel's content.
+
+        The wheel is checked there before it is unpacked, and its unpacked files before they are used again.
+        """
         return self._put(source, f"wheel-{sha256}", (), sha256)
 
     def get(self, path: PurePosixPath, target: Path) -> None:
@@ -140,7 +143,6 @@ class SshHost(Host):
         with self._making:
             if self._survey is None:
                 self._survey = self._asked()
-                self._there |= set(self._survey.objects)
             return self._survey
 
     def forget(self) -> None:
@@ -164,7 +166,7 @@ class SshHost(Host):
         if not lines:
             raise HostError(f"{self._python} on {where} did not answer", done.stderr.strip()[-500:])
         facts: dict[str, Any] = json.loads(lines[-1].removeprefix(WORD))
-        return Survey(**{**facts, "objects": tuple(facts["objects"])})
+        return Survey(**facts)
 
     def _put(self, source: Path, key: str, files: Sequence[str], sha256: str = "") -> PurePosixPath:
         self._connect()
@@ -175,12 +177,14 @@ class SshHost(Host):
         there = root / "objects" / key
         found = inventory(source, files)
         with self._making:
-            if key not in self._there:
+            # A power cut may leave files without their ends there: what is shorter than it should be, is not there.
+            whole = not sha256 and survey.objects.get(key) == sum(size for _, size, _ in found)
+            if key not in self._there and not whole:
                 program = (Path(__file__).parent / "receive.py").read_text()
                 link = self.start([self._python, "-I", "-c", program, str(root)])
                 upload = Upload(link, self.login.label, source, _what(source, found), self._say)
                 self.sent_bytes += upload.send(key, found, sha256=sha256)
-                self._there.add(key)
+            self._there.add(key)
         return there / found[0][0] if source.is_file() and not sha256 else there
 
     def _connect(self) -> None:

@@ -59,15 +59,27 @@ def first_line(path: str) -> str:
         return ""
 
 
+def size(folder: str) -> int:
+    """Bytes of the files below, but for what Python compiles there by itself; -1 where that cannot be told."""
+    total = 0
+    try:
+        for here, folders, files in os.walk(folder):
+            folders[:] = [name for name in folders if name != "__pycache__"]
+            total += sum(os.path.getsize(os.path.join(here, name)) for name in files)
+    except OSError:
+        return -1
+    return total
+
+
 def main(cache: str) -> None:
     """`cache`: our folder there, or empty for the usual one."""
     cache = os.path.expanduser(cache) or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "deploybench"
     )
     try:
-        objects = sorted(os.listdir(os.path.join(cache, "objects")))
+        names = sorted(os.listdir(os.path.join(cache, "objects")))
     except OSError:
-        objects = []
+        names = []
     free, writable = space(cache)
     threaded = "t" if "t" in getattr(sys, "abiflags", "") else ""
     facts = {
@@ -81,7 +93,7 @@ def main(cache: str) -> None:
         "cache": os.path.abspath(cache),
         "free_bytes": free,
         "writable": writable,
-        "objects": objects,
+        "objects": {name: size(os.path.join(cache, "objects", name)) for name in names},
         "boot": first_line("/proc/sys/kernel/random/boot_id"),
         "time_s": time.time(),
         "system": platform.system(),

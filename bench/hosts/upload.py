@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +26,10 @@ SAY_EVERY_S = 5.0
 MIB = 1 << 20
 
 Inventory = list[tuple[str, int, int]]
+# Name, size and, where it is known beforehand, CRC-32 of each file of an object.
+Content = list[tuple[str, int, int | None]]
+# Files of a wheel that are for the folder above, too: there `receive.py` puts them.
+_SPREAD = re.compile(r"[^/]+\.data/(?:purelib|platlib)/(.+)")
 
 
 def inventory(source: Path, files: Sequence[str] = ()) -> Inventory:
@@ -33,6 +39,21 @@ def inventory(source: Path, files: Sequence[str] = ()) -> Inventory:
     inside = [source / name for name in files] or [p for p in source.rglob("*") if p.is_file()]
     kept = sorted(p for p in inside if p.parent.name != "__pycache__")
     return [(str(p.relative_to(source)), p.stat().st_size, p.stat().st_mode & 0o755 | 0o444) for p in kept]
+
+
+def content(wheel: Path) -> Content:
+    """What is in a wheel, as its own directory has it: its unpacked files are held against that.
+
+    Raises:
+        HostError: the file is no wheel.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            packed = [(item.filename, item.file_size, item.CRC) for item in archive.infolist() if not item.is_dir()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise HostError(f"{wheel.name} is no wheel: {error}") from error
+    spread = [(found[1], size, crc) for name, size, crc in packed if (found := _SPREAD.fullmatch(name))]
+    return [*packed, *spread]
 
 
 class Upload:
@@ -46,7 +67,7 @@ class Upload:
         os.set_blocking(link.write_fd, False)
 
     def send(self, key: str, files: Inventory, *, sha256: str = "") -> int:
-        """Send what is missing of the files; the bytes that were. `sha256`: the one file is a wheel, to be unpacked.
+        """Send what is missing or damaged; the bytes that were. `sha256`: the one file is a wheel, to be unpacked.
 
         Raises:
             Unreachable: the link was lost; what arrived stays for the next time.
@@ -58,7 +79,8 @@ class Upload:
             self._link.close()
 
     def _send(self, key: str, files: Inventory, sha256: str) -> int:
-        header = json.dumps({"key": key, "files": files, "sha256": sha256}).encode()
+        unpacked = content(self._source) if sha256 else [(name, size, None) for name, size, _ in files]
+        header = json.dumps({"key": key, "files": files, "sha256": sha256, "content": unpacked}).encode()
         self._write(f"{len(header):010d}".encode() + header)
         words = self._answer(files)
         if words[0] == "have":

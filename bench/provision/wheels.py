@@ -1,4 +1,8 @@
-"""Wheels for another machine, fetched with this one's pip into the cache: pinned, whole, and nothing they ask for."""
+"""Wheels for another machine, fetched with this one's pip into the cache: pinned, whole, and nothing they ask for.
+
+pip holds what it fetches against the SHA-256 that the index states. That is the one which is taken here from the file,
+checked by the cache on every use, by the board before it unpacks, and written into records.
+"""
 
 from __future__ import annotations
 
@@ -72,6 +76,9 @@ def _download(requirement: str, tags: Tags, folder: Path) -> None:
     if done.returncode == 0:
         return
     lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    if any("DO NOT MATCH THE HASHES" in line for line in lines):
+        message = f"the wheel of {requirement} is not the one that the package index has the SHA-256 of"
+        raise BackendUnavailable(message, "it was not used: try again; if it stays so, somebody may have changed it")
     if offered := _offered(done.stdout + done.stderr, requirement, tags.arch):
         message = f"{requirement} has no wheel for this device: wanted {tags}; offered {', '.join(offered)}"
         raise BackendUnavailable(message, "another Python there may have one; name it in devices.toml: python = ...")

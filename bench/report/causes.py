@@ -7,7 +7,7 @@ from typing import Any
 from bench.record import Record
 
 # Facts of an environment that are no version: who it is, which boot, and the memory that a kernel leaves over.
-_NO_VERSION = frozenset({"machine", "boot", "runtimes", "memory_bytes"})
+_NO_VERSION = frozenset({"machine", "boot", "runtimes", "memory_bytes", "wheels"})
 _HARDWARE = ("cpu", "arch", "cores")
 # What is worth naming as a cause, by rule of thumb: shares of the CPU, degrees, a share of the clock.
 _BUSIER, _HOTTER_C, _CLOCK = 0.01, 5.0, 0.03
@@ -18,6 +18,7 @@ def versions(record: Record) -> dict[str, str]:
     environment = record.environment
     found = {name: _text(value) for name, value in environment.items() if name not in _NO_VERSION}
     found |= {name: _text(version) for name, version in environment.get("runtimes", {}).items()}
+    found |= {f"wheel of {name}": sha256[:12] for name, sha256 in environment.get("wheels", {}).items()}
     if record.prepare:
         found |= record.prepare.converter | {"artefact": record.prepare.artefact_sha256[:12]}
     return found

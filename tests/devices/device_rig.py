@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import getpass
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
+from datetime import datetime
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "armboard.sh"
@@ -45,9 +48,13 @@ def without_armboard() -> str:
         return "no qemu here: apt install qemu-user-static"
     if not Path("/proc/sys/fs/binfmt_misc").exists():
         return "this kernel has no binfmt_misc"
+    return _without_packages() or without_sshd()
+
+
+def _without_packages() -> str:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return "the board is made of Debian's packages: no apt-get here"
-    return without_sshd()
+    return ""
 
 
 class Sshd:
@@ -277,6 +284,37 @@ def records(cli):
     return [json.loads(line) for line in cli("report", "--json").stdout.splitlines()]
 
 
+def eventually(true, limit_s=30.0):
+    """Whether it comes true in time."""
+    end = time.monotonic() + limit_s
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(true())
+
+
+def assert_right_in_fp32(record):
+    """The promise of a record from a board: ONNX Runtime's answers, made here, at fp32's tolerances."""
+    assert record["status"] == "ok", record["why"]
+    parity = record["parity"]
+    assert parity["passed"]
+    assert parity["tolerance"]["name"] == "fp32"
+    assert parity["reference"]["producer"] == "onnxruntime"
+    assert max(o["max_rel_scale"] for o in parity["outputs"]) <= 1e-5
+
+
+def spans(cli, of):
+    """By device when its trials began, and for how long they surely went on, in seconds."""
+    found = {}
+    for path in cli.folder.glob("results/records/*/*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        devices = {line["id"]: line["case"]["device"] for line in lines if "case" in line}
+        for line in lines:
+            if "index" in line and "observed" in line:
+                begin = datetime.fromisoformat(line["started_at"]).timestamp()
+                found.setdefault(devices[line["id"]], []).append((begin, begin + line["observed"]["seconds"]))
+    return {device: sorted(found[device]) for device in of}
+
+
 def fake(cli, model, device, *more):
     """`run` of a model on `fake` on a device."""
     return cli("run", model, "--batch", "1", "-b", "fake", "--device", device, *FAST, *more)
@@ -315,6 +353,23 @@ def without_memory_limit() -> str:
     one = Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
     two = Path("/sys/fs/cgroup/cgroup.controllers")
     return "" if one.exists() or (two.exists() and "memory" in two.read_text().split()) else "no memory control groups"
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def toy_wheel(folder: Path, files: dict[str, bytes]) -> Path:
+    """A wheel of a package `toy`, for every machine."""
+    path = folder / "toy-1.0-py3-none-any.whl"
+    info = {
+        "toy-1.0.dist-info/METADATA": b"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n",
+        "toy-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (files | info).items():
+            archive.writestr(name, data)
+    return path
 
 
 def script(path: Path, *lines: str) -> Path:

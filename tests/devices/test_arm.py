@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from device_rig import assert_right_in_fp32
 
 pytestmark = [pytest.mark.arm, pytest.mark.slow]
 
@@ -32,12 +33,10 @@ def on_board(cli, arm, command_cache):
 def test_from_a_bare_board_to_a_table(on_board, mlp_path, pnnx):
     found, done, emulated = on_board("cortex-a72", mlp_path, "-b", "ncnn", "-b", "mnn")
     assert done.code == 0, done.stdout + done.stderr
-    assert {(r["case"]["backend"], r["status"]) for r in found} == {("ncnn", "ok"), ("mnn", "ok")}
+    assert {r["case"]["backend"] for r in found} == {"ncnn", "mnn"}
     for record in found:
-        assert record["parity"]["passed"]
-        assert record["parity"]["tolerance"]["name"] == "fp32"
-        assert record["parity"]["reference"]["producer"] == "onnxruntime"
-        assert max(o["max_rel_scale"] for o in record["parity"]["outputs"]) <= 1e-5
+        assert_right_in_fp32(record)
+        assert {name.lower() for name in record["environment"]["wheels"]} == {"numpy", record["case"]["backend"]}
         assert record["environment"]["arch"] == ("aarch64" if emulated else record["environment"]["arch"])
         assert bool(record["evidence"]["emulated"]) is emulated
     if emulated:

@@ -10,25 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from device_rig import MemoryLimit, board_processes, fake, records, without_memory_limit, wrong_clock
+from device_rig import MemoryLimit, board_processes, eventually, fake, records, without_memory_limit, wrong_clock
 
 import bench
 from bench.hosts.ssh import Login, SshHost
 from bench.worker.bundle import WORKER_FILES
 
 BOOT = "work/machines/rebooted/proc/sys/kernel/random/boot_id"
-
-
-def eventually(true, limit_s=30.0):
-    """Whether it comes true in time."""
-    end = time.monotonic() + limit_s
-    while not true() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(true())
 
 
 def trial_lines(cli):

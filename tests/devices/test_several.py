@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from itertools import pairwise
 
 import pytest
+from device_rig import spans
 
 FAST = ("--trials", "1", "--max-time", "0.2", "--min-time", "0.05", "--max-foreign-cpu", "1")
 A, B = "fake:machine=a", "fake:machine=b"
@@ -25,19 +25,6 @@ def run(cli, mlp_path):
         return done, sorted(found, key=lambda r: order.index(r["case"]["device"]))
 
     return of
-
-
-def spans(cli, of):
-    """By device when its trials began, and for how long they surely went on, in seconds."""
-    found = {}
-    for path in cli.folder.glob("results/records/*/*.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        devices = {line["id"]: line["case"]["device"] for line in lines if "case" in line}
-        for line in lines:
-            if "index" in line and "observed" in line:
-                begin = datetime.fromisoformat(line["started_at"]).timestamp()
-                found.setdefault(devices[line["id"]], []).append((begin, begin + line["observed"]["seconds"]))
-    return {device: sorted(found[device]) for device in of}
 
 
 def test_machines_measure_at_once(cli, run):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import http.server
+import os
 import subprocess
+import threading
+from functools import partial
 
 import pytest
+from device_rig import sha256_of, toy_wheel
 
 from bench.cache import Cache
 from bench.errors import BackendUnavailable
@@ -80,3 +85,55 @@ def test_no_network_is_not_a_missing_wheel(monkeypatch, tmp_path):
         wheels.fetch("ncnn==1.0", PI5, Cache(tmp_path), lambda message: None)
     assert "could not be fetched" in caught.value.message
     assert "run again with a network" in caught.value.hint
+
+
+class Index(http.server.SimpleHTTPRequestHandler):
+    """A package index in a folder; it says nothing on standard error."""
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """Makes pip's package index one that has a wheel and says that its SHA-256 is this; the wheel."""
+    folder = tmp_path / "index"
+    (folder / "toy").mkdir(parents=True)
+    wheel = toy_wheel(folder, {"toy/__init__.py": b""})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def says(sha256):
+        link = f'<!DOCTYPE html><a href="/{wheel.name}#sha256={sha256}">{wheel.name}</a>'
+        (folder / "toy" / "index.html").write_text(link)
+        return wheel
+
+    yield says
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_wheel_is_the_one_that_the_index_has_the_hash_of(index, tmp_path):
+    wheel = index("0" * 64)
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(BackendUnavailable) as caught:
+        wheels.fetch("toy==1.0", PI5, cache, lambda message: None)
+    assert "not the one that the package index has the SHA-256 of" in caught.value.message
+    assert cache.list() == []
+    index(sha256_of(wheel))
+    fetched = wheels.fetch("toy==1.0", PI5, cache, lambda message: None)
+    assert fetched.sha256 == sha256_of(wheel) == sha256_of(fetched.path)
+
+
+def test_a_wheel_that_was_changed_in_the_cache_is_fetched_again(index, tmp_path):
+    wheel = index("0" * 64)
+    index(sha256_of(wheel))
+    cache = Cache(tmp_path / "cache")
+    path = wheels.fetch("toy==1.0", PI5, cache, lambda message: None).path
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert sha256_of(wheels.fetch("toy==1.0", PI5, cache, lambda message: None).path) == sha256_of(wheel)
