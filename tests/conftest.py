@@ -1,4 +1,4 @@
-"""What all tests share: the command as a user runs it, a tiny model, the tools that backends need, and `--slow`."""
+"""What all tests share: the command as a user runs it, a tiny model, the tools of backends, `--slow`, `-m arm_vm`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
+    unasked = [item for item in items if item.get_closest_marker("arm_vm")]
+    if unasked and "arm_vm" not in config.getoption("markexpr"):
+        config.hook.pytest_deselected(items=unasked)
+        items[:] = [item for item in items if item not in unasked]
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")

@@ -97,3 +97,13 @@ def arm(request, tmp_path_factory, sshd):
 
     yield emulated
     board.stop()
+
+
+@pytest.fixture(scope="session")
+def arm_vm(tmp_path_factory):
+    """A whole emulated ARM machine, bare; switched on by who needs it."""
+    if reason := device_rig.without_arm_vm():
+        pytest.skip(f"no emulated ARM machine: {reason}")
+    machine = device_rig.ArmVm(tmp_path_factory.mktemp("arm_vm"))
+    yield machine
+    machine.cut_power()

@@ -51,6 +51,16 @@ def without_armboard() -> str:
     return _without_packages() or without_sshd()
 
 
+def without_arm_vm() -> str:
+    """Why no whole emulated machine can be had, or empty."""
+    if os.geteuid() != 0:
+        return "the disk of an emulated ARM machine is made as root"
+    for program, package in (("qemu-system-aarch64", "qemu-system-arm"), ("cpio", "cpio"), ("mke2fs", "e2fsprogs")):
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
+            return f"no {program} here: apt install {package}"
+    return _without_packages() or without_sshd()
+
+
 def _without_packages() -> str:
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
         return "the board is made of Debian's packages: no apt-get here"
@@ -129,6 +139,27 @@ class ArmBoard:
         if self.port:
             subprocess.run([SCRIPT, "stop", self.folder], check=True, timeout=60)
             self.port = 0
+
+
+class ArmVm:
+    """A whole emulated machine from the same root: its own kernel, processors, memory and disk. By qemu, never KVM."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.on = folder, free_port(), False
+        for step in ("setup", "disk"):
+            subprocess.run([SCRIPT, step, folder], check=True, timeout=240, stdin=subprocess.DEVNULL)
+
+    def boot(self) -> Path:
+        """Switch it on, always on the same port; the ssh configuration in which `armboard` is it."""
+        self.on = True
+        subprocess.run([SCRIPT, "boot", self.folder, str(self.port), "cortex-a72"], check=True, timeout=300)
+        return self.folder / "ssh_config"
+
+    def cut_power(self) -> None:
+        """At once, whatever it is doing: what its kernel has not written to the disk is lost."""
+        if self.on:
+            subprocess.run([SCRIPT, "halt", self.folder], check=True, timeout=60)
+            self.on = False
 
 
 def _die_with_us() -> None:
