@@ -353,6 +353,15 @@ def test_the_page_and_the_lines_say_the_same_and_are_the_same_every_time(nights,
     assert lines[0]["again"] == again.id
 
 
+def test_another_wheel_of_the_same_version_is_a_cause(nights):
+    """As of two boards, or of one whose Python was replaced."""
+    environment = {"runtimes": {"ncnn": "1.0"}}
+    old, new = (
+        replace(nights.record([6.5], 0), environment={**environment, "wheels": {"ncnn": digit * 64}}) for digit in "ab"
+    )
+    assert causes.versions_changed(old, new) == ["wheel of ncnn aaaaaaaaaaaa → bbbbbbbbbbbb"]
+
+
 def test_conditions_are_causes_too(nights, rng):
     old, new = nights.record([6.5], 0), nights.record([6.5], 1)
     seen = r.ObservedFacts(
