@@ -157,7 +157,7 @@ def _oldest_child_s(machine):
 def test_what_was_sent_just_before_the_power_was_cut(machine, tmp_path):
     """The disk knows of the file, but has nothing of what was in it: that is noticed, and it is sent again."""
     (tmp_path / "a").write_bytes(os.urandom(4 << 20))
-    login = Login("arm", "armboard", str(machine.folder / "ssh_config"))
+    login = Login("armboard", "arm", str(machine.folder / "ssh_config"))
     host = SshHost(login, cache="/home/pi/cut")
     try:
         path = host.put(tmp_path / "a", "k")
