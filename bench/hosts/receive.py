@@ -5,16 +5,20 @@ CRC-32: ssh keeps them from being changed, this from being mixed up. Out: lines 
 cut off goes on where it stopped; an object appears whole, and one that is whole no more is taken in again.
 """
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import json
 import os
 import select
-import shutil
 import sys
 import time
 import zlib
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # nothing is imported that is not needed: the sender waits
+    from typing import Any
 
 WORD = "DEPLOYBENCH "
 STALL_S = 30.0
@@ -66,7 +70,7 @@ def crc32(path: str) -> int:
     return checksum
 
 
-def intact(folder: str, content: "list[tuple[str, int, int | None]]") -> bool:
+def intact(folder: str, content: list[tuple[str, int, int | None]]) -> bool:
     """Whether all files of the object are there as they were: a power cut may have come before they were written."""
     try:
         return os.path.isdir(folder) and all(
@@ -75,6 +79,12 @@ def intact(folder: str, content: "list[tuple[str, int, int | None]]") -> bool:
         )
     except OSError:
         return False
+
+
+def remove(folder: str) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def done_already(making: str, files: Files) -> tuple[int, int]:
@@ -117,6 +127,7 @@ def receive(path: str, size: int, have: int, mode: int) -> bool:
 def unpack(making: str, name: str, sha256: str) -> bool:
     """A wheel's content in its place; False if it is another wheel."""
     import hashlib
+    import shutil
     import zipfile
 
     archive = os.path.join(making, name)
@@ -149,7 +160,7 @@ def sweep(incoming: str, spare: str) -> None:
             continue  # another has just removed it, or renamed it: it is whole
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
         except OSError:
             pass
         finally:
@@ -173,7 +184,7 @@ def main(root: str, asked: dict[str, Any]) -> None:
         if intact(target, asked["content"]):
             say("have")
             return
-        shutil.rmtree(target)
+        remove(target)
     os.makedirs(making, exist_ok=True)
     sweep(os.path.dirname(making), key)
     index, have = done_already(making, files)
@@ -199,7 +210,7 @@ def told(root: str) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             say(f"error {error.strerror}")
             sys.exit(1)
-        shutil.rmtree(os.path.join(root, "incoming", asked["key"]), ignore_errors=True)
+        remove(os.path.join(root, "incoming", asked["key"]))
         say("full")
 
 
