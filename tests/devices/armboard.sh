@@ -7,8 +7,8 @@
 #
 # Its kernel, processors and memory are this machine's. A whole machine, with its own, from the same root:
 #
-#   armboard.sh disk DIR            after setup: a disk with that root, and Debian's arm64 kernel (20 s)
-#   armboard.sh boot DIR PORT CPU   with two processors and 1 GiB (15 s until one can log in); its disk keeps what it writes
+#   armboard.sh disk DIR            after setup: a disk with that root, and Debian's arm64 kernel (5 s)
+#   armboard.sh boot DIR PORT CPU   with two processors and 1 GiB (3 s until one can log in); its disk keeps what it writes
 #   armboard.sh halt DIR            as if its power was cut
 #
 # Needs root, openssh-client and Debian's package sources; the first a kernel with binfmt_misc and qemu-user-static, the

@@ -9,6 +9,7 @@ skipped and say which. They are not run unless they are asked for.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import threading
 import time
 
 import pytest
-from device_rig import assert_right_in_fp32, eventually, records, sha256_of, spans
+from device_rig import assert_right_in_fp32, eventually, records, sha256_of, spans, toy_wheel
 
 from bench.evidence.environment import boot_id
 from bench.hosts.ssh import Login, SshHost
@@ -154,24 +155,25 @@ def _oldest_child_s(machine):
     return max((int(age) for age, words in lines if "bench.worker.child" in words), default=0)
 
 
-def test_what_was_sent_just_before_the_power_was_cut(machine, tmp_path):
+def test_a_wheel_that_was_unpacked_just_before_the_power_was_cut(machine, tmp_path):
     """The disk knows of the file, but has nothing of what was in it: that is noticed, and it is sent again."""
-    (tmp_path / "a").write_bytes(os.urandom(4 << 20))
+    data = os.urandom(4 << 20)
+    wheel = toy_wheel(tmp_path, {"toy/data": data})
     login = Login("armboard", "arm", str(machine.folder / "ssh_config"))
     host = SshHost(login, cache="/home/pi/cut")
     try:
-        path = host.put(tmp_path / "a", "k")
+        path = host.put_wheel(wheel, sha256_of(wheel)) / "toy/data"
         time.sleep(8)  # Source: ext4(5): its journal is written every 5 s, the bytes of new files when 30 s have passed
     finally:
         host.close()
     machine.cut_power()
     machine.boot()
+    assert int(there(machine, "stat", "-c", "%s", str(path))) < len(data)
     again = SshHost(login, cache="/home/pi/cut")
     try:
-        lost = again.survey().objects.get("k") != 4 << 20
-        again.put(tmp_path / "a", "k")
-        assert bool(again.sent_bytes) == lost
-        assert there(machine, "sha256sum", str(path)).split()[0] == sha256_of(tmp_path / "a")
+        again.put_wheel(wheel, sha256_of(wheel))
+        assert again.sent_bytes == wheel.stat().st_size
+        assert there(machine, "sha256sum", str(path)).split()[0] == hashlib.sha256(data).hexdigest()
     finally:
         again.close()
 
