@@ -42,7 +42,8 @@ def once(results: Path, what: tuple[str, ...]) -> list[dict[str, object]]:
 def main() -> None:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     what = tuple(sys.argv[2:]) or DEFAULT
-    clean = 0
+    clean = quiet = 0
+    untold: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         print("| time | verdicts | largest change | re-run |\n| ---: | --- | ---: | ---: |")
         for number in range(1, times + 1):
@@ -52,8 +53,11 @@ def main() -> None:
             largest = max((abs(float(str(v["effect"]))) for v in found if v["effect"] is not None), default=0.0)
             again = sum(v["again"] is not None for v in found)
             print(f"| {number} | {told} | {largest:.2%} | {again} |", flush=True)
+            untold += [f"{number}: {v['detail']}" for v in found if v["verdict"] == "cannot tell"]
             clean += set(counts) == {"same"}
-    print(f"\nnothing but `same`: {clean} of {times}")
+            quiet += set(counts) <= {"same", "cannot tell"}
+    print(f"\nno change told: {quiet} of {times}; nothing but `same`: {clean} of {times}")
+    print("\n".join(["", "cannot tell:", *untold]) if untold else "")
 
 
 if __name__ == "__main__":
