@@ -85,8 +85,8 @@ def main() -> None:
 
     try:
         code = app.main(standalone_mode=False, prog_name="deploybench")
-    except click.exceptions.Abort:
-        code = _said("interrupted; the trials that had ended are in the records", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        code = _said("interrupted; records hold the trials that had ended, and nothing is left half-made", 130)
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -94,8 +94,6 @@ def main() -> None:
         code = _said(str(error), 2)
     except BenchError as error:
         code = _said(str(error), 1)
-    except KeyboardInterrupt:
-        code = _said("interrupted; the trials that had ended are in the records", 130)
     except BrokenPipeError:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), 1
