@@ -28,6 +28,7 @@ VERBS = {
     "devices": ("bench.cli.devices", "List devices, say what is there and what is missing, or clean one."),
     "cache": ("bench.cli.cache", "List, limit or clean the cache of models and artefacts."),
     "selfcheck": ("bench.cli.selfcheck", "Say how well this machine can measure, and what would quiet it."),
+    "validate": ("bench.cli.validate", "Validate the GPU backends on this machine's GPU, and write a dated report."),
     "conformance": ("bench.cli.conformance", "Check a backend against the rules of the interface."),
     "completion": ("bench.cli.completion", "Print the completion script for your shell."),
 }

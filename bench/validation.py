@@ -1,0 +1,172 @@
+"""Validates the GPU backends on a machine with a GPU: a dated report.
+
+Each step is a process of its own, so that a crash is a line of the report:
+
+1. the probe of every GPU backend, and what the driver says;
+2. the tests marked `gpu`, where this is a checkout;
+3. every model on every GPU backend that is found: every precision, with and without a CUDA graph: parity, the three
+   scopes, what was seen of the GPU;
+4. where `trtexec` (or `tensorrt_rtx`) is on the path: the same model by it, and the ratio of the two figures for each
+   scope with trtexec's definitions (GPU Compute Time, Enqueue Time; Latency is its sum of copies and compute).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import bench
+from bench.cuda_driver import Driver
+from bench.record import Record
+from bench.report.words import milliseconds
+
+BACKENDS = ("ort-cuda", "tensorrt", "ncnn-vulkan")
+OPTIONS: Mapping[str, tuple[str, ...]] = {"as it is": (), "CUDA graph": ("-o", "cuda_graph=on")}
+TRTEXEC = ("trtexec", "tensorrt_rtx")
+# trtexec's names, and ours.
+SCOPES = {"Latency": "end_to_end", "GPU Compute Time": "compute", "Enqueue Time": "enqueue"}
+STEP_S = 900.0
+NO_TESTS = "Not run: the tests are in deploybench's repository, and this is not a checkout of it."
+
+Done = subprocess.CompletedProcess[str]
+
+
+def path_of(results: Path, driver: Driver) -> Path:
+    """Where the report belongs: by the day and the first GPU's name."""
+    gpu = re.sub(r"\W+", "-", driver.gpus[0].name.lower()).strip("-")
+    return results / "gpu" / f"{datetime.now(timezone.utc):%Y-%m-%d}-{gpu}.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What is to be validated. `say`: told each command before it begins."""
+
+    models: Sequence[str]
+    trials: int
+    results: Path
+    say: Callable[[str], None]
+
+    def report(self, driver: Driver) -> str:
+        """The whole of it, as markdown. It takes minutes."""
+        told = {name: self._told(name) for name in BACKENDS}
+        parts = [*heading(driver), *probes(told), *self._tests(), *self._cases(told), *self._by_trtexec()]
+        return "\n".join(parts) + "\n"
+
+    def _run(self, *argv: str, cwd: Path | None = None) -> Done:
+        """A command to its end, or to its time limit; it is never waited for without one."""
+        self.say(f"$ {' '.join(argv)}")
+        try:
+            return subprocess.run(argv, capture_output=True, text=True, timeout=STEP_S, check=False, cwd=cwd)
+        except subprocess.TimeoutExpired:
+            return Done(argv, -1, "", f"took longer than {STEP_S:g} s")
+        except OSError as error:
+            return Done(argv, -1, "", str(error))
+
+    def _deploybench(self, *argv: str) -> Done:
+        return self._run(sys.executable, "-P", "-c", "from bench.cli import main; main()", *argv)
+
+    def _told(self, name: str) -> Mapping[str, Any]:
+        """What the backend says of itself here."""
+        done = self._deploybench("backends", name, "--json")
+        if done.returncode:
+            return {"reason": done.stderr.strip()[-300:]}
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[0])
+        return found
+
+    def _tests(self) -> list[str]:
+        checkout = Path(bench.__file__).resolve().parents[1]
+        if not (checkout / "tests" / "gpu").is_dir():
+            return ["## Tests marked gpu", "", NO_TESTS, ""]
+        words = ("-m", "gpu", "tests/gpu", "-q", "-rfEs", "--tb=line", "-p", "no:randomly")
+        done = self._run(sys.executable, "-m", "pytest", *words, cwd=checkout)
+        told = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR", "SKIPPED"))]
+        summary = done.stdout.strip().splitlines()[-1:] or [done.stderr.strip()[-300:]]
+        return ["## Tests marked gpu", "", *summary, "", *(f"- {line}" for line in told), ""]
+
+    def _cases(self, told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        times = (f"{scope} ms" for scope in SCOPES.values())
+        head = ("model", "backend", "precision", "options", "status", "error", *times, "GPU")
+        lines = ["## Models", "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+        for model in self.models:
+            for name, facts in told.items():
+                known = {option["name"] for option in facts.get("options", ())}
+                for precision in facts.get("precisions", ()):
+                    for title, options in OPTIONS.items():
+                        if not options or "cuda_graph" in known:
+                            lines.append(self._row(model, name, precision, title, options))
+        note = (
+            "end_to_end: arrays here to arrays here, by the host's clock. compute: inputs and outputs on the GPU; by "
+            "the GPU's own marks for tensorrt, by the host's clock around a synchronised run for ort-cuda. end_to_end "
+            "is larger by the copies to and fro, by the wait, and by Python."
+        )
+        return [*lines, "", note, ""]
+
+    def _row(self, model: str, name: str, precision: str, title: str, options: Sequence[str]) -> str:
+        start = f"| {model} | {name} | {precision} | {title} "
+        record, said = self._measured(model, name, "--precision", precision, *options)
+        if record is None:
+            return f"{start}| no record | {said} | | | | |"
+        times = {x.scope: milliseconds(x.p50_ns) for x in record.latencies}
+        worst = max((o.max_rel_scale or 0 for o in record.parity.outputs), default=0) if record.parity else None
+        seen = record.evidence.observed.gpu if record.evidence.observed else None
+        gpu = f"{seen.sm_mhz} MHz, {seen.power_w} W, {seen.temperature_c} C" if seen else "not seen"
+        error = "" if worst is None else f"{worst:.1e}"
+        scopes = " | ".join(times.get(scope, "") for scope in SCOPES.values())
+        status = record.status if record.status == "ok" else f"{record.status}: {record.why[:80]}"
+        return f"{start}| {status} | {error} | {scopes} | {gpu} |"
+
+    def _measured(self, model: str, name: str, *options: str) -> tuple[Record | None, str]:
+        """The record, or None and the last of what was said instead."""
+        argv = ("run", model, "-b", name, "--trials", str(self.trials), "--json", *options)
+        done = self._deploybench(*argv, "--results", str(self.results))
+        if not done.stdout.startswith("{"):
+            return None, done.stderr.strip()[-120:].replace("\n", " ")
+        return Record.from_json(done.stdout.splitlines()[0].encode()), ""
+
+    def _by_trtexec(self) -> list[str]:
+        program = next((found for name in TRTEXEC if (found := shutil.which(name))), None)
+        if program is None:
+            return ["## Beside trtexec", "", "Not compared: neither trtexec nor tensorrt_rtx is on the path.", ""]
+        lines = ["## Beside trtexec", "", "| model | what | trtexec ms | ours ms | ratio |", "|---|---|---|---|---|"]
+        for model in self.models:
+            folder = self.results / "gpu" / f"export-{model}"
+            self._deploybench("export", model, "-b", "tensorrt", "--output", str(folder))
+            done = self._run(program, f"--loadEngine={folder / 'model.engine'}", "--useSpinWait")
+            shutil.rmtree(folder, ignore_errors=True)
+            record, _ = self._measured(model, "tensorrt")
+            ours = {str(x.scope): x.p50_ns / 1e6 for x in record.latencies} if record else {}
+            lines += [_beside(model, title, scope, done.stdout, ours) for title, scope in SCOPES.items()]
+        return [*lines, ""]
+
+
+def _beside(model: str, title: str, scope: str, said: str, ours: Mapping[str, float]) -> str:
+    found = re.search(rf"{title}:.*?median = ([\d.]+) ms", said)
+    if not found or not ours.get(scope):
+        return f"| {model} | {title} | {found[1] if found else 'not told'} | {ours.get(scope, '')} | |"
+    theirs = float(found[1])
+    return f"| {model} | {title} | {theirs:.3f} | {ours[scope]:.3f} | {ours[scope] / theirs:.3f} |"
+
+
+def heading(driver: Driver) -> list[str]:
+    """When, and on what."""
+    gpus = "; ".join(f"{g.words}, {g.memory_bytes >> 30} GiB" for g in driver.gpus)
+    when = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    words = f"GPU: {gpus}. Driver {driver.version or 'unknown'}, CUDA {driver.cuda}."
+    return [f"# GPU validation of {when}", "", words, ""]
+
+
+def probes(told: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What every backend says of itself."""
+    lines = ["## Probes", "", "| backend | here | what |", "|---|---|---|"]
+    for name, facts in told.items():
+        versions = ", ".join(f"{k} {v}" for k, v in facts.get("runtimes", {}).items())
+        lines.append(f"| {name} | {facts.get('available', False)} | {versions or facts.get('reason', '')} |")
+    return [*lines, ""]
