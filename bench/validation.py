@@ -4,7 +4,7 @@ Each step is a process of its own, so that a crash is a line of the report:
 
 1. the probe of every GPU backend, and what the driver says;
 2. the tests marked `gpu`, where this is a checkout;
-3. every model on every GPU backend that is found: every precision, with and without a CUDA graph: parity, the three
+3. every model on every GPU backend that is available: every precision, with and without a CUDA graph: parity, the three
    scopes, what was seen of the GPU;
 4. where `trtexec` (or `tensorrt_rtx`) is on the path: the same model by it, and the ratio of the two figures for each
    scope with trtexec's definitions (GPU Compute Time, Enqueue Time; Latency is its sum of copies and compute).
@@ -98,7 +98,7 @@ class Validation:
         for model in self.models:
             for name, facts in told.items():
                 known = {option["name"] for option in facts.get("options", ())}
-                for precision in facts.get("precisions", ()):
+                for precision in facts["precisions"] if facts.get("available") else ():
                     for title, options in OPTIONS.items():
                         if not options or "cuda_graph" in known:
                             lines.append(self._row(model, name, precision, title, options))
@@ -120,7 +120,9 @@ class Validation:
         gpu = f"{seen.sm_mhz} MHz, {seen.power_w} W, {seen.temperature_c} C" if seen else "not seen"
         error = "" if worst is None else f"{worst:.1e}"
         scopes = " | ".join(times.get(scope, "") for scope in SCOPES.values())
-        status = record.status if record.status == "ok" else f"{record.status}: {record.why[:80]}"
+        status = f"{record.status}: {record.why[:80]}" if record.why else record.status
+        if imitated := record.evidence.emulated:
+            status += f", emulated: {imitated}"
         return f"{start}| {status} | {error} | {scopes} | {gpu} |"
 
     def _measured(self, model: str, name: str, *options: str) -> tuple[Record | None, str]:
