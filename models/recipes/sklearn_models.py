@@ -71,6 +71,9 @@ def converted(model: LogisticRegression) -> onnx.ModelProto:
     made.doc_string = made.graph.doc_string = made.domain = ""
     made.graph.name = "logistic_regression"
     made.ir_version = 8
+    opsets = sorted(made.opset_import, key=lambda opset: opset.domain)  # the converter's come from a set
+    del made.opset_import[:]
+    made.opset_import.extend(opsets)
     made.producer_name, made.producer_version = "sklearn", sklearn.__version__
     return made
 
