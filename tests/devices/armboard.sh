@@ -112,7 +112,7 @@ disk() {
     apt-get -qq download "$package" busybox-static
     for package in *.deb; do dpkg-deb -x "$package" unpacked; done
   )
-  mkdir -p "$new"/{bin,modules,proc,sys,dev,root}
+  mkdir -p "$new"/{bin,modules,proc,sys,dev,board}
   cp "$folder/apt/unpacked/bin/busybox" "$new/bin"
   for module in $MODULES; do find "$folder/apt/unpacked/lib/modules" -name "$module.ko" -exec cp {} "$new/modules" \;; done
   # Mounts the disk, brings the network up as qemu has it, and leaves all else to sshd.
@@ -122,13 +122,13 @@ b=/bin/busybox
 \$b mount -t proc proc /proc; \$b mount -t sysfs sys /sys; \$b mount -t devtmpfs dev /dev
 for m in $MODULES; do \$b insmod /modules/\$m.ko; done
 for i in \$(\$b seq 100); do [ -b /dev/vda ] && break; \$b sleep 0.1; done
-\$b mount -t ext4 /dev/vda /root || exec \$b poweroff -f
+\$b mount -t ext4 /dev/vda /board || exec \$b poweroff -f
 \$b ip link set lo up; \$b ip link set eth0 up; \$b ip addr add 10.0.2.15/24 dev eth0; \$b ip route add default via 10.0.2.2
-for d in proc sys dev; do \$b mount --move /\$d /root/\$d; done
-\$b mkdir -p /root/dev/pts /root/dev/shm
-\$b mount -t devpts devpts /root/dev/pts; \$b mount -t tmpfs tmpfs /root/dev/shm; \$b mount -t tmpfs tmpfs /root/run
-\$b mkdir -m755 /root/run/sshd
-exec \$b switch_root /root /usr/sbin/sshd -D -e
+for d in proc sys dev; do \$b mount --move /\$d /board/\$d; done
+\$b mkdir -p /board/dev/pts /board/dev/shm
+\$b mount -t devpts devpts /board/dev/pts; \$b mount -t tmpfs tmpfs /board/dev/shm; \$b mount -t tmpfs tmpfs /board/run
+\$b mkdir -m755 /board/run/sshd
+exec \$b switch_root /board /usr/sbin/sshd -D -e
 END
   chmod 755 "$new/init"
   (cd "$new"; find . | cpio -o -H newc --quiet) > "$folder/initrd"
