@@ -29,7 +29,7 @@ from bench.measure import loop, soak
 from bench.measure.scenarios import Scenario
 from bench.measure.streams import Pool
 from bench.worker import loaded, wire
-from bench.worker.protocol import Body, Decoder, Frame, Unpacker, pack, parts
+from bench.worker.protocol import Body, Decoder, Frame, Pieces, Unpacker, pack, parts
 
 READ_BYTES = 1 << 20
 TOOL_OUTPUT_BYTES = 64 << 10
@@ -111,7 +111,7 @@ class Child:
     def _run(self, args: Mapping[str, Any], body: Body) -> Reply:
         session, signature = self._require_session()
         if args.get("feeds_at"):  # they lie here already
-            body = Path(args["feeds_at"]).read_bytes()
+            body = bytearray(Path(args["feeds_at"]).read_bytes())
         reader = Unpacker(body)
         feeds = {name: reader.value(tree) for name, tree in args["feeds"].items()}
         check_feeds(signature, feeds)
@@ -366,21 +366,23 @@ def _answered(child: Child, frame: Frame) -> list[bytes | memoryview]:
     return parts({**identity, "error": problem})
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
+def _write(sink: int, pieces: Sequence[bytes | memoryview]) -> None:
+    left = Pieces(pieces)
+    while left:
+        left.written(os.writev(sink, left.next()))
+
+
+def serve(source: BinaryIO, sink: int) -> None:
     """Answer requests until the pipe ends or `close` was answered."""
 
     def say(message: str) -> None:
-        for part in parts({"said": message}):
-            sink.write(part)
-        sink.flush()
+        _write(sink, parts({"said": message}))
 
     child = Child(say)
     decoder, room = Decoder(), memoryview(bytearray(READ_BYTES))
     while size := source.readinto(room):  # type: ignore[attr-defined]
         for frame in decoder.feed(room[:size]):
-            for part in _answered(child, frame):
-                sink.write(part)
-            sink.flush()
+            _write(sink, _answered(child, frame))
             if frame.header["verb"] == "close":
                 return
 
@@ -392,7 +394,7 @@ def main(read_fd: str, write_fd: str) -> None:
     faulthandler.enable()  # a crash leaves the line of Python that led to it in the log
     for fd in (int(read_fd), int(write_fd)):
         os.set_inheritable(fd, False)
-    with os.fdopen(int(read_fd), "rb", buffering=0) as source, os.fdopen(int(write_fd), "wb") as sink:
-        serve(source, sink)
+    with os.fdopen(int(read_fd), "rb", buffering=0) as source:
+        serve(source, int(write_fd))
     _flush_log()
     os._exit(0)  # a runtime's static destructors may crash; the trial is over and has been answered

@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import BenchError, HostError, Unreachable, UsageError, by_name
 from bench.hosts.base import Host
 from bench.worker.bootstrap import bootstrap
-from bench.worker.frames import READ_BYTES, Body, Decoder, Frame, Intake, ProtocolError, parts
+from bench.worker.frames import Body, Decoder, Frame, Intake, Pieces, ProtocolError, parts
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
@@ -143,19 +143,18 @@ class Worker:
             if self._torn:
                 raise Unreachable("a frame was cut off on its way to the worker")
             self._torn = True  # until the last byte is out, whatever interrupts us
-            for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[self._write(view[:READ_BYTES], patience_s) :]
+            left = Pieces(pieces)
+            while left:
+                left.written(self._write(left.next(), patience_s))
             self._torn = False
 
-    def _write(self, view: memoryview, patience_s: float) -> int:
+    def _write(self, pieces: Sequence[memoryview], patience_s: float) -> int:
         poll = select.poll()
         poll.register(self._link.write_fd, select.POLLOUT)
         if not poll.poll(patience_s * 1000):
             raise Unreachable("the worker takes no more bytes", self._link.said())
         try:
-            return os.write(self._link.write_fd, view)
+            return os.writev(self._link.write_fd, pieces)
         except BlockingIOError:
             return 0
         except OSError as error:

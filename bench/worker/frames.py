@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from bench.errors import HostError
@@ -19,6 +21,7 @@ MAGIC = b"\x93DBENCH\x01"
 _LENGTHS = struct.Struct("<IQ")
 PREFIX_BYTES = len(MAGIC) + _LENGTHS.size
 READ_BYTES = 1 << 20
+IOV_MAX = 1024
 MAX_HEADER_BYTES = 64 << 20
 MAX_BODY_BYTES = 1 << 36
 # A login shell may print a banner before our first byte; more than this is not a banner.
@@ -33,14 +36,22 @@ class ProtocolError(HostError):
 
 @dataclass(frozen=True)
 class Frame:
-    """One message: a JSON object and the buffers that its trees point into."""
+    """One message: a JSON object and the buffers that its trees point into.
+
+    `follows`: how long a body is that its reader left where it was.
+    """
 
     header: dict[str, Any]
     body: Body = field(default=b"", repr=False)
+    follows: int = 0
 
 
-def parts(header: dict[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> list[bytes | memoryview]:
+def parts(
+    header: dict[str, Any], buffers: Sequence[bytes | memoryview] = (), follows: int = 0
+) -> list[bytes | memoryview]:
     """The frame's bytes in pieces: large buffers are not copied. They are those that `pack` returned, in its order.
+
+    `follows`: so many bytes more are sent behind them.
 
     Raises:
         ProtocolError: the header is not JSON: a value of another type, a NaN, or too deep.
@@ -51,12 +62,40 @@ def parts(header: dict[str, Any], buffers: Sequence[bytes | memoryview] = ()) ->
         raise ProtocolError(f"a message cannot be sent as JSON ({error})") from error
     if len(text) > MAX_HEADER_BYTES:
         raise ProtocolError(f"a message of {len(text)} bytes beside its tensors is beyond every bound")
-    return [MAGIC + _LENGTHS.pack(len(text), sum(len(b) for b in buffers)) + text, *buffers]
+    return [MAGIC + _LENGTHS.pack(len(text), sum(len(b) for b in buffers) + follows) + text, *buffers]
 
 
 def encode(header: dict[str, Any], buffers: Sequence[bytes | memoryview] = ()) -> bytes:
     """The frame's bytes in one piece. Raises what `parts` raises."""
     return b"".join(parts(header, buffers))
+
+
+class Pieces:
+    """What is left to write of a frame. Its pieces are written together: a header alone would be a message of its own.
+
+    Over ssh that costs a packet, and a supervisor passes a frame on faster when it finds it whole.
+    """
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
+        self._left = deque(memoryview(piece) for piece in pieces if len(piece))
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def add(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """More to write behind it."""
+        self._left += [memoryview(piece) for piece in pieces if len(piece)]
+
+    def next(self) -> list[memoryview]:
+        """What to write next."""
+        return list(islice(self._left, IOV_MAX))
+
+    def written(self, size: int) -> None:
+        """So many bytes of that are out."""
+        while self._left and size >= len(self._left[0]):
+            size -= len(self._left.popleft())
+        if size:
+            self._left[0] = self._left[0][size:]
 
 
 class Intake:
@@ -69,15 +108,21 @@ class Intake:
     def __init__(self) -> None:
         self._room = memoryview(bytearray(READ_BYTES))
 
-    def read(self, fd: int) -> memoryview:
+    def read(self, fd: int, most: int = READ_BYTES) -> memoryview:
         """What is there by now, until the next read; empty at the end. Raises what `os.read` raises."""
-        return self._room[: os.readv(fd, [self._room])]
+        return self._room[: os.readv(fd, [self._room[:most]])]
 
 
 class Decoder:
-    """Turns a stream of bytes, cut anywhere, into frames. What comes before the first magic is kept as `banner`."""
+    """Turns a stream of bytes, cut anywhere, into frames. What comes before the first magic is kept as `banner`.
 
-    def __init__(self) -> None:
+    `leave`: asked with a body's length whether it shall stay where it is; the frame then says what follows. Whoever
+    asks may give no more than the `wanted` bytes at a time, else a part of the body would be here already.
+    """
+
+    def __init__(self, leave: Callable[[int], bool] = lambda size: False) -> None:
+        self._leave = leave
+        self._left = 0
         self._head = bytearray()
         """What has no header yet: before the first magic all that came, then a frame's prefix and header."""
         self._rest = memoryview(b"")
@@ -98,6 +143,16 @@ class Decoder:
         """Whether a frame has begun to arrive."""
         return self._synchronised and (self._header is not None or bool(self._head) or bool(self._rest))
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes the header or the body lacks, as far as is known by now."""
+        if self._header is not None:
+            return self._missing
+        have = len(self._head)
+        if have < PREFIX_BYTES:
+            return PREFIX_BYTES - have
+        return PREFIX_BYTES + int(_LENGTHS.unpack_from(self._head, len(MAGIC))[0]) - have
+
     def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """The frames that these bytes complete. Once they have been taken, nothing of `data` is referred to.
 
@@ -111,10 +166,10 @@ class Decoder:
         if not self._synchronised:
             self._skip_banner()
         while self._synchronised and self._take_head() and self._take_body():
-            header, body = self._header, self._body
-            self._header, self._body = None, bytearray()
+            header, body, left = self._header, self._body, self._left
+            self._header, self._body, self._left = None, bytearray(), 0
             assert header is not None
-            yield Frame(header, body)
+            yield Frame(header, body, left)
 
     def _skip_banner(self) -> None:
         self._head += self._rest
@@ -147,6 +202,8 @@ class Decoder:
             return False
         self._header, self._missing = _header(bytes(self._head[PREFIX_BYTES:])), body_bytes
         self._head.clear()
+        if body_bytes and self._leave(body_bytes):
+            self._left, self._missing = body_bytes, 0
         return True
 
     def _move(self, size: int) -> None:

@@ -1,18 +1,21 @@
 """A pair of pipe ends that never block: bytes in become frames, frames out wait until the far side takes them.
 
-Standard library only, Python 3.10.
+A body can stay in the kernel on its way through: another pipe takes its pages as they are. Standard library only,
+Python 3.10.
 """
 
 from __future__ import annotations
 
+import array
+import errno
 import fcntl
 import os
 import select
+import termios
 import time
-from collections import deque
 from collections.abc import Sequence
 
-from bench.worker.frames import READ_BYTES, Decoder, Frame, Intake
+from bench.worker.frames import READ_BYTES, Decoder, Frame, Intake, Pieces
 
 PIPE_BYTES = 1 << 20
 # The rest of a frame usually comes at once: it is waited for here, not by a turn of the supervisor's loop for each
@@ -22,13 +25,19 @@ TOGETHER_S = 0.1
 
 
 class Pipe:
-    """One side of a link."""
+    """One side of a link.
 
-    def __init__(self, read_fd: int, write_fd: int) -> None:
+    `follows`: what has not been passed on of the last frame's body; until it is, nothing else is received.
+    `whole`: frames come when their bodies have. Else they come before them.
+    """
+
+    def __init__(self, read_fd: int, write_fd: int, *, whole: bool) -> None:
         self.read_fd, self.write_fd = read_fd, write_fd
         self.ended = False
-        self._decoder, self._intake = Decoder(), Intake()
-        self._pending: deque[memoryview] = deque()
+        self.follows = 0
+        self._intake = Intake()
+        self._decoder = Decoder(leave=lambda size: not whole or self.here >= size)
+        self._pending = Pieces(())
         self._more = select.poll()
         self._more.register(read_fd, select.POLLIN)
         self._room = select.poll()
@@ -45,8 +54,15 @@ class Pipe:
         """Whether something waits to be written."""
         return bool(self._pending)
 
+    @property
+    def here(self) -> int:
+        """How many bytes can be read now."""
+        size = array.array("i", [0])
+        fcntl.ioctl(self.read_fd, termios.FIONREAD, size)
+        return size[0]
+
     def receive(self) -> tuple[list[Frame], bool]:
-        """The frames that are complete by now, and whether any byte came. `ended` says whether more can come.
+        """The frames that are here by now, and whether any byte came. `ended` says whether more can come.
 
         Raises:
             ProtocolError: bytes that are not frames.
@@ -54,9 +70,9 @@ class Pipe:
         frames: list[Frame] = []
         heard = False
         until = time.monotonic() + TOGETHER_S
-        while not self.ended:
+        while not self.ended and not self.follows:
             try:
-                data: bytes | memoryview = self._intake.read(self.read_fd)
+                data: bytes | memoryview = self._intake.read(self.read_fd, self._decoder.wanted)
             except BlockingIOError:
                 if self._decoder.incomplete and time.monotonic() < until and self._more.poll(FOLLOWS_MS):
                     continue
@@ -65,12 +81,74 @@ class Pipe:
                 data = b""
             self.ended = not data
             heard = heard or bool(data)
-            frames += self._decoder.feed(data)
+            for frame in self._decoder.feed(data):
+                frames.append(frame)
+                self.follows = frame.follows
         return frames, heard
+
+    def pass_on(self, sink: Pipe | None) -> bool:
+        """Move what is here of a body, and goes into the sink, by now; whether any byte moved.
+
+        Without a sink, or with one that is gone, it is dropped.
+        """
+        moved = False
+        until = time.monotonic() + TOGETHER_S
+        while self.follows and not self.ended and time.monotonic() < until:
+            if sink and not sink.flush():
+                sink = None
+            size = self._move(sink)
+            if size:
+                self.follows -= size
+                moved = True
+            elif size == 0:
+                self.ended = True
+            elif not self._awaited(sink).poll(FOLLOWS_MS):
+                break
+        return moved
+
+    def pour(self, sink: Pipe) -> None:
+        """Pass on a body that is whole here. What the sink does not take by now waits with the rest that it is sent."""
+        self.pass_on(sink)
+        while self.follows and not self.ended:
+            data = os.read(self.read_fd, self.follows)
+            sink.send([data])
+            self.follows -= len(data)
+            self.ended = not data
+
+    @property
+    def blocked(self) -> bool:
+        """Whether what is here of a body waits for room elsewhere."""
+        return self.follows > 0 and self.here > 0
+
+    def _move(self, sink: Pipe | None) -> int | None:
+        """How many bytes of the body went on; 0 when no more will come, None when none can be moved by now."""
+        try:
+            if sink is None:
+                return len(os.read(self.read_fd, min(self.follows, READ_BYTES)))
+            return None if sink.pending else self._spliced(sink)
+        except BlockingIOError:
+            return None
+        except BrokenPipeError:
+            return self._move(None)
+        except OSError:
+            return 0
+
+    def _spliced(self, sink: Pipe) -> int:
+        try:
+            return os.splice(self.read_fd, sink.write_fd, self.follows, flags=os.SPLICE_F_NONBLOCK)
+        except OSError as problem:
+            if problem.errno not in (errno.EINVAL, errno.ENOSYS):  # what these two are, or this kernel, cannot do it
+                raise
+        data = os.read(self.read_fd, min(self.follows, READ_BYTES))
+        sink.send([data])
+        return len(data)
+
+    def _awaited(self, sink: Pipe | None) -> select.poll:
+        return sink._room if sink and self.here else self._more
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write what the far side takes now, and keep the rest for `flush`."""
-        self._pending += [memoryview(part) for part in parts if len(part)]
+        self._pending.add(parts)
         self.flush()
 
     def flush(self) -> bool:
@@ -78,18 +156,14 @@ class Pipe:
         until = time.monotonic() + TOGETHER_S
         while self._pending:
             try:
-                written = os.write(self.write_fd, self._pending[0][:READ_BYTES])
+                self._pending.written(os.writev(self.write_fd, self._pending.next()))
             except BlockingIOError:
                 if time.monotonic() < until and self._room.poll(FOLLOWS_MS):
                     continue
                 return True
             except OSError:
-                self._pending.clear()
+                self._pending = Pieces(())
                 return False
-            if written == len(self._pending[0]):
-                self._pending.popleft()
-            else:
-                self._pending[0] = self._pending[0][written:]
         return True
 
     def close(self) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from bench.interface import Array, Packed
-from bench.worker.frames import Body, Decoder, Frame, ProtocolError, encode, parts
+from bench.worker.frames import Body, Decoder, Frame, Pieces, ProtocolError, encode, parts
 
-__all__ = ["Body", "Decoder", "Frame", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
+__all__ = ["Body", "Decoder", "Frame", "Pieces", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
 
+# What memory of its own would have: kernels are slower on less.
+ALIGNMENT = 16
 _DTYPES = {np.dtype(c).name: np.dtype(c).newbyteorder("<") for c in "?bBhHiIlLqQefdFD"}
 
 
@@ -77,7 +79,11 @@ def _text(item: Any) -> bytes:
 
 
 class Unpacker:
-    """Reads the trees of one frame, in the order in which they were packed. Arrays own their memory."""
+    """Reads the trees of one frame, in the order in which they were packed. Arrays are the reader's to write to.
+
+    An array that is most of a body stays where it is: new memory for 600 KB took 400 us, page by page, and a copy keeps
+    nothing alive that is not needed (measured on a 2-core x86-64 virtual machine, 2026-11).
+    """
 
     def __init__(self, body: Body) -> None:
         self._body = memoryview(body)
@@ -119,7 +125,9 @@ class Unpacker:
         dtype = _DTYPES[tree["dtype"]]
         shape = tuple(int(d) for d in tree["shape"])
         size = dtype.itemsize * math.prod(shape)
-        return np.frombuffer(self._take(size), dtype=dtype).reshape(shape).copy()
+        array: Array = np.frombuffer(self._take(size), dtype=dtype).reshape(shape)
+        stays = array.flags.writeable and 2 * size > len(self._body) and array.ctypes.data % ALIGNMENT == 0
+        return array if stays else array.copy()
 
     def _string(self, tree: dict[str, Any]) -> Array:
         texts = [bytes(self._take(n)).decode("utf-8", "surrogatepass") for n in tree["lengths"]]

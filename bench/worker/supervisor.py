@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
 from bench.evidence.environment import boot_id
@@ -46,12 +46,14 @@ class Supervisor:
     def __init__(
         self, link: tuple[int, int], child_command: Sequence[str], silence_s: float, machine: str = "/"
     ) -> None:
-        self._client = Pipe(*link)
+        self._client = Pipe(*link, whole=False)
         self._child_command = child_command
         self._silence_s = silence_s
         self._machine = machine
         self._scratch = Scratch()
         self._child: ChildProcess | None = None
+        self._sink: Pipe | None = None
+        """Who takes the body of the last request."""
         self._death = error("Crashed", "no worker process has been started", kind="protocol")
         self._request: _Request | None = None
         self._lease: Lease | None = None
@@ -86,12 +88,13 @@ class Supervisor:
     def _wait(self) -> bool:
         """Sleep until something happens, move what can be moved; whether the client spoke."""
         poll = select.poll()
-        poll.register(self._client.read_fd, select.POLLIN)
+        blocked = self._sink is not None and self._client.blocked
+        poll.register(self._client.read_fd, 0 if blocked else select.POLLIN)
         if self._client.pending:
             poll.register(self._client.write_fd, select.POLLOUT)
         if self._child:
             poll.register(self._child.pipe.read_fd, select.POLLIN)
-            if self._child.pipe.pending:
+            if blocked or self._child.pipe.pending:
                 poll.register(self._child.pipe.write_fd, select.POLLOUT)
         if self._lease and not self._lease.held:
             poll.register(self._lease.ready_fd, select.POLLIN)
@@ -105,7 +108,12 @@ class Supervisor:
             self._child.pipe.flush()
             if self._child.pipe.read_fd in ready or self._child.ended():
                 self._from_child(self._child)
-        return self._client.read_fd in ready and self._from_client()
+        if blocked and self._client.read_fd in ready:  # nothing was asked of it, so it has gone
+            self._running = False
+            return False
+        if blocked or self._client.read_fd in ready:
+            return self._from_client() or blocked  # it is not silent while what it said waits here
+        return False
 
     def _sleep_s(self) -> float:
         now = time.monotonic()
@@ -122,14 +130,24 @@ class Supervisor:
             self._answer(asdict(waited))
 
     def _from_client(self) -> bool:
+        moved = self._pass_on()
         frames, heard = self._client.receive()
         for frame in frames:
             self._on_request(frame)
+        moved = self._pass_on() or moved
         if self._client.ended:
             self._running = False
-        return heard
+        return heard or moved
+
+    def _pass_on(self) -> bool:
+        """Move what is here of a request's body; whether anything was. Its limit begins when all of it has come."""
+        moved = self._client.pass_on(self._sink)
+        if moved and self._request:
+            self._request = replace(self._request, deadline=time.monotonic() + self._request.limit_s)
+        return moved
 
     def _on_request(self, frame: Frame) -> None:
+        self._sink = None
         header = frame.header
         verb = header.get("verb")
         if verb == "beat":
@@ -169,18 +187,22 @@ class Supervisor:
         else:
             if verb == "measure":
                 self._watch = Watch(self._child.pid, self._machine)
-            self._child.pipe.send(parts(frame.header, (memoryview(frame.body),)))
+            self._sink = self._child.pipe
+            self._sink.send(parts(frame.header, follows=frame.follows))
 
     def _from_child(self, child: ChildProcess) -> None:
         dead = child.ended()  # asked first: what a dead child wrote is all there to read
-        try:
-            frames, _ = child.pipe.receive()
-        except ProtocolError as problem:
-            message = "the worker process wrote to a pipe that is ours"
-            self._lose_child(error("Crashed", message, problem.hint, kind="protocol"))
-            return
-        for frame in frames:
-            self._relay(child, frame)
+        more = True
+        while more:
+            try:
+                frames, _ = child.pipe.receive()
+            except ProtocolError as problem:
+                message = "the worker process wrote to a pipe that is ours"
+                self._lose_child(error("Crashed", message, problem.hint, kind="protocol"))
+                return
+            for frame in frames:
+                self._relay(child, frame)
+            more = bool(frames) and frames[-1].follows > 0
         if not (dead or child.pipe.ended):
             return
         if child.ends_within(LAST_BREATH_S):
@@ -192,16 +214,15 @@ class Supervisor:
     def _relay(self, child: ChildProcess, frame: Frame) -> None:
         """Pass the child's answer on, with what only the supervisor knows."""
         header = frame.header
-        if "said" in header:  # how far it is; the answer is still to come
-            self._client.send(parts(header))
-            return
-        if self._watch and "ok" in header:
-            header["ok"]["observed"] = asdict(self._watch.end())
-        self._watch = None
-        if "error" in header and self._request:
-            header["error"] |= {"phase": self._request.phase, "log_tail": child.log_tail(), "peak_rss_bytes": 0}
-        self._request = None
-        self._client.send(parts(header, (memoryview(frame.body),)))
+        if "said" not in header:  # else it says how far it is, and the answer is still to come
+            if self._watch and "ok" in header:
+                header["ok"]["observed"] = asdict(self._watch.end())
+            self._watch = None
+            if "error" in header and self._request:
+                header["error"] |= {"phase": self._request.phase, "log_tail": child.log_tail(), "peak_rss_bytes": 0}
+            self._request = None
+        self._client.send(parts(header, (memoryview(frame.body),), frame.follows))
+        child.pipe.pour(self._client)
 
     def _check_limit(self, now: float) -> None:
         request = self._request
@@ -241,7 +262,7 @@ class Supervisor:
             self._request = None
 
     def _end_child(self) -> None:
-        self._watch = None
+        self._watch = self._sink = None
         if self._child:
             self._kill(self._child)
             self._child.pipe.close()

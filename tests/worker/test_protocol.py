@@ -124,18 +124,25 @@ def test_a_map_as_zipmap_gives_it():
 
 
 @quick
-@given(st.one_of(TENSORS, string_arrays()))
-def test_unpacked_arrays_are_the_receivers_own(array):
+@given(st.one_of(TENSORS, string_arrays()), st.sampled_from([bytes, bytearray]))
+def test_unpacked_arrays_are_the_receivers_own(array, kind):
     buffers = []
-    tree = pack(["x", array], buffers)  # whatever lies before it in the body, it is aligned
-    body = bytearray(b"".join(buffers))
-    (_, back) = Unpacker(body).value(tree)
-    assert back.flags.writeable
-    assert back.flags.aligned
-    assert back.flags.c_contiguous
-    kept = back.copy()
-    body[:] = bytes(len(body))
-    assert same(back, kept)
+    tree = pack([array, np.int8(1), array], buffers)  # whatever lies before it in the body, it is aligned
+    first, _, second = Unpacker(kind(b"".join(buffers))).value(tree)
+    for back in (first, second):
+        assert back.flags.writeable
+        assert back.flags.aligned
+        assert back.flags.c_contiguous
+    assert not np.shares_memory(first, second)
+
+
+def test_an_array_that_is_most_of_a_body_is_not_copied_and_a_small_one_does_not_keep_a_body():
+    buffers = []
+    tree = pack([np.arange(100.0), np.arange(9.0)], buffers)
+    large, small = Unpacker(bytearray(b"".join(buffers))).value(tree)
+    assert not large.flags.owndata
+    assert small.base is None or small.base.nbytes == small.nbytes
+    assert [large.tolist(), small.tolist()] == [list(range(100)), list(range(9))]
 
 
 @pytest.mark.parametrize(

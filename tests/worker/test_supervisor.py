@@ -417,19 +417,25 @@ worker = conftest.Odd(LocalHost(None), {code!r}).begin(
 worker.run()
 children = [pid for pid, parent in conftest.parents().items() if parent in (worker.pid, worker.child())]
 print(worker.pid, *children, flush=True)
-worker.measure(min_s=60.0, max_s=60.0)
+{last}
+"""
+MEASURES = "worker.measure(min_s=60.0, max_s=60.0)"
+FEEDS = """
+import os, signal, numpy
+os.kill(worker.child(), signal.SIGSTOP)
+worker.run(numpy.ones(1 << 23, numpy.float32))
 """
 
 
 @pytest.fixture
 def client(code, tmp_path):
-    """A client in a process of its own, in the middle of a measurement: it, and all that it started."""
+    """A client in a process of its own, in the middle of something: it, and all that it started."""
     started = []
 
-    def begin(**popen):
+    def begin(last=MEASURES, **popen):
         here = Path(__file__)
         path = [str(here.parents[2]), str(here.parent)]
-        program = CLIENT.format(path=path, code=str(code))
+        program = CLIENT.format(path=path, code=str(code), last=last)
         process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, **popen)
         started.append(process)
         pids = [int(pid) for pid in process.stdout.readline().split()]
@@ -450,6 +456,14 @@ def test_a_client_that_goes_takes_everything_with_it(client, alive, eventually, 
     process.wait()
     assert eventually(lambda: not any(map(alive, pids)))
     assert eventually(lambda: not list(scratch.iterdir()))
+
+
+def test_a_client_that_goes_while_its_feed_waits_for_the_child(client, alive, eventually):
+    process, pids = client(FEEDS, stderr=subprocess.DEVNULL)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    assert eventually(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -522,9 +536,9 @@ def test_a_frame_that_moves_slowly_is_not_silence(start):
     worker.begin()
     send, delays = worker._write, iter([0.3] * 6)
 
-    def slow(view, patience_s):
+    def slow(pieces, patience_s):
         time.sleep(next(delays, 0))
-        return send(view[: 1 << 16], patience_s)
+        return send([pieces[0][: 1 << 16]], patience_s)
 
     worker._write = slow
     feed = np.ones(1 << 18, np.float32)
@@ -534,8 +548,8 @@ def test_a_frame_that_moves_slowly_is_not_silence(start):
 def test_a_frame_cut_off_in_the_middle_ends_the_worker(start):
     worker = start().begin()
 
-    def interrupted(view, patience_s):
-        os.write(worker._link.write_fd, view[:10])
+    def interrupted(pieces, patience_s):
+        os.write(worker._link.write_fd, pieces[0][:10])
         raise KeyboardInterrupt
 
     send, worker._write = worker._write, interrupted
@@ -555,6 +569,39 @@ def test_a_full_pipe_is_not_waited_for_without_end(start, monkeypatch):
     os.kill(worker.pid, signal.SIGCONT)
     assert found.kind == "link"
     assert "takes no more bytes" in found.message
+
+
+LARGE = np.ones(1 << 23, np.float32)
+
+
+def test_a_child_that_takes_no_more_bytes_runs_into_its_limit(start, alive):
+    worker = start().begin()
+    os.kill(child := worker.child(), signal.SIGSTOP)
+    found = failure(worker.run, LARGE, limit_s=1.0)
+    assert (found.phase, found.kind) == ("run", "timeout")
+    assert not alive(child)
+    assert worker.begin().run().size, "what was left of the feed is not in the way"
+
+
+def test_a_child_that_dies_while_it_is_fed(start):
+    worker = start().begin()
+    os.kill(child := worker.child(), signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (child, signal.SIGKILL)).start()
+    found = failure(worker.run, LARGE)
+    assert (found.phase, found.kind, found.signal) == ("run", "crash", "SIGKILL")
+    assert worker.begin().run().size
+
+
+def test_feeds_for_nobody_are_dropped(start):
+    worker = start()
+    assert failure(worker.run, LARGE).kind == "protocol"
+    assert worker.begin().run().size
+
+
+def test_a_request_to_the_supervisor_itself_may_have_a_body(start, tmp_path):
+    worker = start().begin()
+    worker.ask("lease", {"folder": str(tmp_path), "holder": "a test"}, [bytes(3 << 20)])
+    assert worker.run().size
 
 
 # --- the machine's lease
