@@ -1,8 +1,9 @@
 """Sent to a device as text and run there: takes in one object, a folder of files, that is named by its content.
 
-Not imported here. Standard library only, Python 3.10. In: JSON and its length, then of every file its bytes and their
-CRC-32: ssh keeps them from being changed, this from being mixed up. Out: lines that begin with DEPLOYBENCH. What was
-cut off goes on where it stopped; an object appears whole, and one that is whole no more is taken in again.
+Not imported here. Standard library only, Python 3.10. In: JSON and its length, the bytes of every file, and one more;
+ssh keeps them from being changed. Out: lines that begin with DEPLOYBENCH. What was cut off goes on where it stopped, if
+a CRC-32 says that it is the beginning of what is sent; an object appears whole, and one that is whole no more is taken
+in again.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ def say(text: str) -> None:
     os.write(1, (WORD + text + "\n").encode())
 
 
-def take(size: int) -> memoryview:
-    """The next bytes of the link, at most so many, until the next call."""
+def await_bytes() -> None:
     if not select.select([0], [], [], STALL_S)[0]:
         sys.exit(f"nothing came for {STALL_S:g} s")
+
+
+def take(size: int) -> memoryview:
+    """The next bytes of the link, at most so many, until the next call."""
+    await_bytes()
     got = os.readv(0, [ROOM[:size]])  # into room that is kept: new room for every read costs more than the bytes
     if not got:
         sys.exit("the link ended")
@@ -62,11 +67,13 @@ def safe(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ".." not in name.split("/") and "\0" not in name
 
 
-def crc32(path: str) -> int:
+def crc32(path: str, size: int) -> int:
+    """Of a file's first bytes."""
     checksum = 0
     with open(path, "rb", buffering=0) as file:
-        while got := file.readinto(ROOM):
+        while size and (got := file.readinto(ROOM[:size])):
             checksum = zlib.crc32(ROOM[:got], checksum)
+            size -= got
     return checksum
 
 
@@ -74,7 +81,7 @@ def intact(folder: str, content: list[tuple[str, int, int | None]]) -> bool:
     """Whether all files of the object are there as they were: a power cut may have come before they were written."""
     try:
         return os.path.isdir(folder) and all(
-            os.path.getsize(path) == size and (crc is None or crc32(path) == crc)
+            os.path.getsize(path) == size and (crc is None or crc32(path, size) == crc)
             for path, size, crc in ((os.path.join(folder, name), size, crc) for name, size, crc in content)
         )
     except OSError:
@@ -100,28 +107,37 @@ def done_already(making: str, files: Files) -> tuple[int, int]:
     return len(files), 0
 
 
-def receive(path: str, size: int, have: int, mode: int) -> bool:
-    """One file, from byte `have` on; False if it is not what was sent."""
+def receive(path: str, size: int, have: int, mode: int) -> None:
+    """One file, from byte `have` on."""
     part = path + ".part"
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    checksum = crc32(part) if have else 0
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.ftruncate(fd, have)
+        os.lseek(fd, have, os.SEEK_SET)
         while have < size:
-            view = take(size - have)
-            checksum = zlib.crc32(view, checksum)
-            have += len(view)
-            while view:
-                view = view[os.write(fd, view) :]
+            have += move(fd, size - have)
     finally:
         os.close(fd)
-    if int(exactly(8), 16) != checksum:
-        os.unlink(part)
-        return False
     os.chmod(part, mode)
     os.rename(part, path)
-    return True
+
+
+def move(fd: int, size: int) -> int:
+    """Write what comes next of the link to a file, at most so many bytes; how many it was."""
+    await_bytes()
+    try:
+        got = os.splice(0, fd, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS):  # this link, file system or kernel cannot do it
+            raise
+        view = take(size)
+        got = len(view)
+        while view:
+            view = view[os.write(fd, view) :]
+    if not got:
+        sys.exit("the link ended")
+    return got
 
 
 def unpack(making: str, name: str, sha256: str) -> bool:
@@ -188,12 +204,14 @@ def main(root: str, asked: dict[str, Any]) -> None:
     os.makedirs(making, exist_ok=True)
     sweep(os.path.dirname(making), key)
     index, have = done_already(making, files)
-    say(f"from {index} {have}")
-    for name, size, mode in files[index:]:
-        if not receive(os.path.join(making, name), size, have, mode):
-            say(f"damaged {name}")
-            return
+    begun = crc32(os.path.join(making, files[index][0] + ".part"), have) if have else 0
+    say(f"from {index} {have} {begun:08x}")
+    if have and exactly(1) != b"+":
         have = 0
+    for name, size, mode in files[index:]:
+        receive(os.path.join(making, name), size, have, mode)
+        have = 0
+    exactly(1)  # so they were as they should be, to their ends
     if asked["sha256"] and not unpack(making, files[0][0], asked["sha256"]):
         say(f"damaged {files[0][0]}")
         return

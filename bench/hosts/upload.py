@@ -5,6 +5,7 @@ The far side is `receive.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import select
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.errors import HostError, Unreachable
@@ -86,30 +87,42 @@ class Upload:
         if words[0] == "have":
             return 0
         index, have = int(words[1]), int(words[2])
+        if have:
+            have = self._agreed(files[index], have, int(words[3], 16))
         total = sum(size for _, size, _ in files[index:]) - have
         if total > MIB:
             again = " (the rest of it)" if index or have else ""
             self._say(f"sending {self._what} to {self._label}: {total / MIB:.1f} MiB{again}")
         self._files(files[index:], have, total)
+        self._write(b".")
         self._answer(files)
         return total
+
+    def _agreed(self, file: tuple[str, int, int], have: int, checksum: int) -> int:
+        """From where a file is sent of which so much is there: from its begin, if that was spoilt."""
+        found = 0
+        with self._path(file[0]).open("rb") as source:
+            for begin in range(0, have, READ_BYTES):
+                found = zlib.crc32(source.read(min(READ_BYTES, have - begin)), found)
+        self._write(b"+" if found == checksum else b"-")
+        return have if found == checksum else 0
 
     def _files(self, files: Inventory, have: int, total: int) -> None:
         sent, begin = 0, time.monotonic()
         self._said_at = begin
         for name, size, _ in files:
-            path = self._source if self._source.is_file() else self._source / name
-            checksum = at = 0
-            for block in _blocks(path, size):
-                checksum = zlib.crc32(block, checksum)
-                skip = min(len(block), max(0, have - at))
-                at += len(block)
-                if skip < len(block):
-                    self._write(block[skip:])
-                    sent += len(block) - skip
+            with self._path(name).open("rb", buffering=0) as source:
+                was = os.fstat(source.fileno())
+                while have < size:
+                    moved = self._move(source.fileno(), have, size - have)
+                    have, sent = have + moved, sent + moved
                     self._progress(sent, total, begin)
-            self._write(f"{checksum:08x}".encode())
+                if os.fstat(source.fileno()).st_mtime_ns != was.st_mtime_ns:
+                    raise HostError(f"{name} was written to while it was sent")
             have = 0
+
+    def _path(self, name: str) -> Path:
+        return self._source if self._source.is_file() else self._source / name
 
     def _progress(self, sent: int, total: int, begin: float) -> None:
         now = time.monotonic()
@@ -118,24 +131,47 @@ class Upload:
             rate = sent / MIB / max(now - begin, 1e-9)
             self._say(f"sending {self._what} to {self._label}: {sent / total:.0%}, {rate:.1f} MiB/s")
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _move(self, source: int, begin: int, size: int) -> int:
+        """Send what the link takes by now of a file; the kernel moves it, without a copy. How many bytes it was."""
+        self._await_room()
+        try:
+            moved = os.sendfile(self._link.write_fd, source, begin, size)
+        except BlockingIOError:
+            return 0
+        except OSError as problem:
+            if problem.errno not in (errno.EINVAL, errno.ENOSYS):  # the file system, or this kernel, cannot do it
+                raise self._gone() from problem
+            data = os.pread(source, min(size, READ_BYTES), begin)
+            self._write(data)
+            moved = len(data)
+        if not moved:
+            raise HostError(f"{self._what} became shorter while it was sent")
+        return moved
+
+    def _write(self, data: bytes) -> None:
         view = memoryview(data)
-        poll = select.poll()
-        poll.register(self._link.write_fd, select.POLLOUT)
         while view:
-            if not poll.poll(STALL_S * 1000):
-                raise Unreachable(f"{self._label} takes no more bytes", "the link to it hangs")
+            self._await_room()
             try:
                 view = view[os.write(self._link.write_fd, view[:READ_BYTES]) :]
             except BlockingIOError:
                 continue
-            except OSError:
-                self._refused()
+            except OSError as problem:
+                raise self._gone() from problem
 
-    def _refused(self) -> None:
-        """The far side has gone: it may have said why."""
-        self._answer([])
-        raise self._lost()
+    def _await_room(self) -> None:
+        poll = select.poll()
+        poll.register(self._link.write_fd, select.POLLOUT)
+        if not poll.poll(STALL_S * 1000):
+            raise Unreachable(f"{self._label} takes no more bytes", "the link to it hangs")
+
+    def _gone(self) -> HostError:
+        """The far side has gone: why, if it said so."""
+        try:
+            self._answer([])
+        except HostError as said:
+            return said
+        return self._lost()
 
     def _answer(self, files: Inventory) -> list[str]:
         """The far side's next words.
@@ -172,14 +208,3 @@ class Upload:
     def _lost(self) -> Unreachable:
         said = self._link.said()
         return Unreachable(f"the link to {self._label} was lost while {self._what} was sent", said[-500:])
-
-
-def _blocks(path: Path, size: int) -> Iterator[memoryview]:
-    """The file's bytes, exactly so many, each block until the next: one that shrinks while it is sent is an error."""
-    left, room = size, memoryview(bytearray(READ_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while left and (got := file.readinto(room[:left])):
-            left -= got
-            yield room[:got]
-    if left:
-        raise HostError(f"{path.name} became shorter while it was sent")

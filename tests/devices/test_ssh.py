@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import subprocess
+import sys
 import threading
 import time
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 from device_rig import PYTHON, board_processes, processes
@@ -13,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import HostError, Timeout, Unreachable
-from bench.hosts import ssh
+from bench.hosts import ssh, upload
 from bench.hosts.ssh import explain
 
 SHOW = "import sys; sys.stdout.buffer.write('\\0'.join(sys.argv[1:]).encode('utf-8', 'surrogateescape'))"
@@ -136,10 +140,54 @@ def test_what_was_spoilt_in_between_is_sent_again(ssh_host, tmp_path, board_cach
     part.parent.mkdir(parents=True)
     part.write_bytes(b"1x34")
     host = ssh_host()
-    with pytest.raises(Unreachable, match="a arrived damaged"):
-        host.put(source, "k")
     host.put(source, "k")
+    assert host.sent_bytes == 8
     assert (board_cache / "objects/k/a").read_bytes() == b"12345678"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda path: os.truncate(path, 1 << 20), "became shorter"),
+        (lambda path: path.write_bytes(bytes(8 << 20)), "was written to"),
+    ],
+)
+def test_a_file_that_changes_while_it_is_sent_does_not_arrive(
+    ssh_host, tmp_path, board_cache, monkeypatch, change, said
+):
+    source = tree(tmp_path / "s", a=bytes(8 << 20))
+    send = upload.Upload._move
+
+    def once(*args):
+        monkeypatch.setattr(upload.Upload, "_move", send)
+        moved = send(*args)
+        change(source / "a")
+        return moved
+
+    monkeypatch.setattr(upload.Upload, "_move", once)
+    with pytest.raises(HostError, match=said):
+        ssh_host().put(source, "k")
+    assert not (board_cache / "objects/k").exists()
+
+
+def test_where_the_kernel_moves_no_files_they_are_copied(ssh_host, tmp_path, board_cache, monkeypatch):
+    def cannot(*args):
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(upload.os, "sendfile", cannot)
+    source = tree(tmp_path / "s", a=os.urandom(3 << 20))
+    ssh_host().put(source, "k")
+    assert (board_cache / "objects/k/a").read_bytes() == (source / "a").read_bytes()
+
+
+def test_a_link_that_cannot_be_spliced_is_copied_from(tmp_path):
+    data = os.urandom(3 << 20)
+    header = json.dumps({"key": "k", "files": [["a", len(data), 0o644]], "sha256": "", "content": []}).encode()
+    (tmp_path / "link").write_bytes(b"%010d" % len(header) + header + data + b".")
+    program = Path(ssh.__file__).with_name("receive.py")
+    with (tmp_path / "link").open("rb") as link:
+        subprocess.run([sys.executable, "-I", program, tmp_path / "board"], stdin=link, check=True, timeout=60)
+    assert (tmp_path / "board/objects/k/a").read_bytes() == data
 
 
 def test_files_come_back(ssh_host, tmp_path):
@@ -153,8 +201,6 @@ def test_files_come_back(ssh_host, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system takes root")
 def test_a_full_disk(ssh_host, tmp_path, board_cache):
-    import subprocess
-
     board_cache.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", board_cache], check=True)
     try:
@@ -226,8 +272,6 @@ def test_an_old_python_can_say_that_it_is_one(ssh_host):
 
 
 def _runs(name):
-    import subprocess
-
     try:
         return subprocess.run([name, "-c", ""], capture_output=True, check=False).returncode == 0
     except OSError:
