@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from bench.measure import loop, soak
 from bench.measure.scenarios import Scenario
 from bench.measure.streams import Pool
 from bench.worker import loaded, wire
-from bench.worker.protocol import Body, Decoder, Frame, Pieces, Unpacker, pack, parts
+from bench.worker.protocol import Body, Frame, Intake, Pieces, Unpacker, pack, parts
 
 READ_BYTES = 1 << 20
 TOOL_OUTPUT_BYTES = 64 << 10
@@ -357,7 +357,9 @@ def _answered(child: Child, frame: Frame) -> list[bytes | memoryview]:
     identity = {"id": frame.header["id"]}
     try:
         result, buffers = child.answer(frame)
-        return parts({**identity, "ok": result}, buffers)
+        # Behind what it carries, not before: a process that dies while that is on its way has not answered.
+        carried = parts({**identity, "carries": True}, buffers) if buffers else []
+        return [*carried, *parts({**identity, "ok": result})]
     except MemoryError:
         problem = _describe(RunError("out of memory", "use a smaller batch or a bigger machine"))
     except Exception as error:  # noqa: BLE001 - whatever a backend raises becomes a record, not a crash
@@ -372,16 +374,16 @@ def _write(sink: int, pieces: Sequence[bytes | memoryview]) -> None:
         left.written(os.writev(sink, left.next()))
 
 
-def serve(source: BinaryIO, sink: int) -> None:
+def serve(source: int, sink: int) -> None:
     """Answer requests until the pipe ends or `close` was answered."""
 
     def say(message: str) -> None:
         _write(sink, parts({"said": message}))
 
     child = Child(say)
-    decoder, room = Decoder(), memoryview(bytearray(READ_BYTES))
-    while size := source.readinto(room):  # type: ignore[attr-defined]
-        for frame in decoder.feed(room[:size]):
+    intake = Intake()
+    while (frames := intake.read(source)) is not None:
+        for frame in frames:
             _write(sink, _answered(child, frame))
             if frame.header["verb"] == "close":
                 return
@@ -394,7 +396,6 @@ def main(read_fd: str, write_fd: str) -> None:
     faulthandler.enable()  # a crash leaves the line of Python that led to it in the log
     for fd in (int(read_fd), int(write_fd)):
         os.set_inheritable(fd, False)
-    with os.fdopen(int(read_fd), "rb", buffering=0) as source:
-        serve(source, int(write_fd))
+    serve(int(read_fd), int(write_fd))
     _flush_log()
     os._exit(0)  # a runtime's static destructors may crash; the trial is over and has been answered

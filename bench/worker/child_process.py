@@ -62,7 +62,7 @@ class ChildProcess:
         finally:
             os.close(to_child)
             os.close(from_child)
-        self.pipe = Pipe(to_client, from_client, whole=True)
+        self.pipe = Pipe(to_client, from_client)
         self.pid = self._process.pid
         self.peak_rss_bytes = 0
         self._status: int | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from bench.errors import BenchError, HostError, Unreachable, UsageError, by_name
 from bench.hosts.base import Host
 from bench.worker.bootstrap import bootstrap
-from bench.worker.frames import Body, Decoder, Frame, Intake, Pieces, ProtocolError, parts
+from bench.worker.frames import Body, Frame, Intake, Pieces, ProtocolError, parts
 
 BEAT_S = 5.0
 SILENCE_S = 30.0
@@ -68,7 +68,7 @@ class Worker:
         self._silence_s, self._connect_s, self._say = silence_s, connect_s, say
         self._greet_by = time.monotonic() + connect_s
         self._greeted = False
-        self._decoder, self._intake = Decoder(), Intake()
+        self._intake = Intake()
         self._waiting: list[Frame] = []
         self._next_id = 0
         self._lost: Failure | None = None
@@ -162,15 +162,18 @@ class Worker:
 
     def _receive(self, request: int, patience_s: float) -> Frame:
         deadline = time.monotonic() + patience_s
+        carried: Body = b""
         while True:
             while self._waiting:
                 frame = self._waiting.pop(0)
                 if said := frame.header.get("said"):
                     self._say(str(said))
-                if frame.header.get("id") == request and not {"ok", "error"}.isdisjoint(frame.header):
-                    return frame
+                if frame.header.get("id") == request and "carries" in frame.header:
+                    carried = frame.body
+                elif frame.header.get("id") == request and not {"ok", "error"}.isdisjoint(frame.header):
+                    return Frame(frame.header, carried)
             self._read(deadline)
-            if self._decoder.incomplete:
+            if self._intake.decoder.incomplete:
                 deadline = max(deadline, time.monotonic() + GRACE_S)
 
     def _read(self, deadline: float) -> None:
@@ -184,10 +187,10 @@ class Worker:
         patience_s = min(deadline - now, self._silence_s if self._greeted else self._greet_by - now)
         if patience_s <= 0 or not _readable(self._link.read_fd, patience_s):
             raise self._silent()
-        data = self._intake.read(self._link.read_fd)
-        if not data:
+        frames = self._intake.read(self._link.read_fd)
+        if frames is None:
             raise self._gone()
-        self._waiting += self._decoder.feed(data)
+        self._waiting += frames
         self._greeted = self._greeted or bool(self._waiting)
 
     def _silent(self) -> Unreachable:
@@ -199,15 +202,15 @@ class Worker:
     def _gone(self) -> Unreachable:
         try:  # its last words may be here already
             while not self._greeted and _readable(self._link.read_fd, 0.0):
-                if not (data := self._intake.read(self._link.read_fd)):
+                if (frames := self._intake.read(self._link.read_fd)) is None:
                     break
-                self._waiting += self._decoder.feed(data)
+                self._waiting += frames
         except (OSError, ProtocolError):
             pass
         return Unreachable("the worker's supervisor is gone", self._said() or "it was killed, or its machine went away")
 
     def _said(self) -> str:
-        said = self._link.said() or self._decoder.banner[-500:].decode("utf-8", "replace").strip("\0 \r\n")
+        said = self._link.said() or self._intake.decoder.banner[-500:].decode("utf-8", "replace").strip("\0 \r\n")
         return f"the far side said: {said}" if said else ""
 
 

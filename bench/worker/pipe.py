@@ -15,7 +15,7 @@ import termios
 import time
 from collections.abc import Sequence
 
-from bench.worker.frames import READ_BYTES, Decoder, Frame, Intake, Pieces
+from bench.worker.frames import READ_BYTES, Decoder, Frame, Pieces
 
 PIPE_BYTES = 1 << 20
 # The rest of a frame usually comes at once: it is waited for here, not by a turn of the supervisor's loop for each
@@ -28,15 +28,13 @@ class Pipe:
     """One side of a link.
 
     `follows`: what has not been passed on of the last frame's body; until it is, nothing else is received.
-    `whole`: frames come when their bodies have. Else they come before them.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, *, whole: bool) -> None:
+    def __init__(self, read_fd: int, write_fd: int) -> None:
         self.read_fd, self.write_fd = read_fd, write_fd
         self.ended = False
         self.follows = 0
-        self._intake = Intake()
-        self._decoder = Decoder(leave=lambda size: not whole or self.here >= size)
+        self._decoder = Decoder(bodies=False)
         self._pending = Pieces(())
         self._more = select.poll()
         self._more.register(read_fd, select.POLLIN)
@@ -54,13 +52,6 @@ class Pipe:
         """Whether something waits to be written."""
         return bool(self._pending)
 
-    @property
-    def here(self) -> int:
-        """How many bytes can be read now."""
-        size = array.array("i", [0])
-        fcntl.ioctl(self.read_fd, termios.FIONREAD, size)
-        return size[0]
-
     def receive(self) -> tuple[list[Frame], bool]:
         """The frames that are here by now, and whether any byte came. `ended` says whether more can come.
 
@@ -72,7 +63,7 @@ class Pipe:
         until = time.monotonic() + TOGETHER_S
         while not self.ended and not self.follows:
             try:
-                data: bytes | memoryview = self._intake.read(self.read_fd, self._decoder.wanted)
+                data = os.read(self.read_fd, self._decoder.wanted)
             except BlockingIOError:
                 if self._decoder.incomplete and time.monotonic() < until and self._more.poll(FOLLOWS_MS):
                     continue
@@ -93,32 +84,31 @@ class Pipe:
         """
         moved = False
         until = time.monotonic() + TOGETHER_S
-        while self.follows and not self.ended and time.monotonic() < until:
+        awaited = self._more
+        while self.follows and not self.ended and time.monotonic() < until and awaited.poll(FOLLOWS_MS):
             if sink and not sink.flush():
                 sink = None
             size = self._move(sink)
-            if size:
-                self.follows -= size
-                moved = True
-            elif size == 0:
-                self.ended = True
-            elif not self._awaited(sink).poll(FOLLOWS_MS):
-                break
+            awaited = sink._room if size is None and sink and self.blocked else self._more
+            self.ended = size == 0
+            self.follows -= size or 0
+            moved = moved or bool(size)
         return moved
 
-    def pour(self, sink: Pipe) -> None:
-        """Pass on a body that is whole here. What the sink does not take by now waits with the rest that it is sent."""
-        self.pass_on(sink)
-        while self.follows and not self.ended:
-            data = os.read(self.read_fd, self.follows)
-            sink.send([data])
-            self.follows -= len(data)
-            self.ended = not data
+    def make_up(self, sink: Pipe) -> None:
+        """Zeros for what will never come of a body: the sink's reader then finds the next frame in its place."""
+        zeros = memoryview(bytes(min(self.follows, READ_BYTES)))
+        sink.send([zeros[: self.follows - at] for at in range(0, self.follows, READ_BYTES)])
+        self.follows = 0
 
     @property
     def blocked(self) -> bool:
         """Whether what is here of a body waits for room elsewhere."""
-        return self.follows > 0 and self.here > 0
+        if not self.follows:
+            return False
+        size = array.array("i", [0])
+        fcntl.ioctl(self.read_fd, termios.FIONREAD, size)
+        return size[0] > 0
 
     def _move(self, sink: Pipe | None) -> int | None:
         """How many bytes of the body went on; 0 when no more will come, None when none can be moved by now."""
@@ -142,9 +132,6 @@ class Pipe:
         data = os.read(self.read_fd, min(self.follows, READ_BYTES))
         sink.send([data])
         return len(data)
-
-    def _awaited(self, sink: Pipe | None) -> select.poll:
-        return sink._room if sink and self.here else self._more
 
     def send(self, parts: Sequence[bytes | memoryview]) -> None:
         """Write what the far side takes now, and keep the rest for `flush`."""

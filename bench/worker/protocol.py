@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bench.interface import Array, Packed
-from bench.worker.frames import Body, Decoder, Frame, Pieces, ProtocolError, encode, parts
+from bench.worker.frames import Body, Decoder, Frame, Intake, Pieces, ProtocolError, encode, parts
 
-__all__ = ["Body", "Decoder", "Frame", "Pieces", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
+__all__ = ["Body", "Decoder", "Frame", "Intake", "Pieces", "ProtocolError", "Unpacker", "encode", "pack", "parts"]
 
 # What memory of its own would have: kernels are slower on less.
 ALIGNMENT = 16

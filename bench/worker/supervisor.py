@@ -46,7 +46,7 @@ class Supervisor:
     def __init__(
         self, link: tuple[int, int], child_command: Sequence[str], silence_s: float, machine: str = "/"
     ) -> None:
-        self._client = Pipe(*link, whole=False)
+        self._client = Pipe(*link)
         self._child_command = child_command
         self._silence_s = silence_s
         self._machine = machine
@@ -59,6 +59,7 @@ class Supervisor:
         self._lease: Lease | None = None
         self._quiet: Quiet | None = None
         self._watch: Watch | None = None
+        self._observed: dict[str, Any] = {}
         self._running = True
 
     def serve(self) -> None:
@@ -89,11 +90,13 @@ class Supervisor:
         """Sleep until something happens, move what can be moved; whether the client spoke."""
         poll = select.poll()
         blocked = self._sink is not None and self._client.blocked
+        waits = self._child is not None and self._child.pipe.blocked
         poll.register(self._client.read_fd, 0 if blocked else select.POLLIN)
-        if self._client.pending:
+        if waits or self._client.pending:
             poll.register(self._client.write_fd, select.POLLOUT)
         if self._child:
-            poll.register(self._child.pipe.read_fd, select.POLLIN)
+            if not waits:
+                poll.register(self._child.pipe.read_fd, select.POLLIN)
             if blocked or self._child.pipe.pending:
                 poll.register(self._child.pipe.write_fd, select.POLLOUT)
         if self._lease and not self._lease.held:
@@ -106,7 +109,7 @@ class Supervisor:
             self._answer({"boot": boot_id(self._machine)})
         if self._child:
             self._child.pipe.flush()
-            if self._child.pipe.read_fd in ready or self._child.ended():
+            if waits or self._child.pipe.read_fd in ready or self._child.ended():
                 self._from_child(self._child)
         if blocked and self._client.read_fd in ready:  # nothing was asked of it, so it has gone
             self._running = False
@@ -130,18 +133,18 @@ class Supervisor:
             self._answer(asdict(waited))
 
     def _from_client(self) -> bool:
-        moved = self._pass_on()
+        moved = self._pass_on(self._client, self._sink)
         frames, heard = self._client.receive()
         for frame in frames:
             self._on_request(frame)
-        moved = self._pass_on() or moved
+        moved = self._pass_on(self._client, self._sink) or moved
         if self._client.ended:
             self._running = False
         return heard or moved
 
-    def _pass_on(self) -> bool:
-        """Move what is here of a request's body; whether anything was. Its limit begins when all of it has come."""
-        moved = self._client.pass_on(self._sink)
+    def _pass_on(self, source: Pipe, sink: Pipe | None) -> bool:
+        """Move what is here of a body; whether anything was. The way of a body does not count against a limit."""
+        moved = source.pass_on(sink)
         if moved and self._request:
             self._request = replace(self._request, deadline=time.monotonic() + self._request.limit_s)
         return moved
@@ -151,7 +154,8 @@ class Supervisor:
         header = frame.header
         verb = header.get("verb")
         if verb == "beat":
-            if not self._client.pending:  # else it hears from us anyway
+            passing = self._child is not None and self._child.pipe.follows > 0
+            if not passing and not self._client.pending:  # else it hears from us anyway
                 self._client.send(parts({"beat": True}))
             return
         if verb == "quit":
@@ -192,9 +196,10 @@ class Supervisor:
 
     def _from_child(self, child: ChildProcess) -> None:
         dead = child.ended()  # asked first: what a dead child wrote is all there to read
-        more = True
-        while more:
+        frames = [Frame({})]
+        while frames:
             try:
+                self._pass_on(child.pipe, self._client)
                 frames, _ = child.pipe.receive()
             except ProtocolError as problem:
                 message = "the worker process wrote to a pipe that is ours"
@@ -202,7 +207,8 @@ class Supervisor:
                 return
             for frame in frames:
                 self._relay(child, frame)
-            more = bool(frames) and frames[-1].follows > 0
+        if child.pipe.blocked:
+            return
         if not (dead or child.pipe.ended):
             return
         if child.ends_within(LAST_BREATH_S):
@@ -214,15 +220,18 @@ class Supervisor:
     def _relay(self, child: ChildProcess, frame: Frame) -> None:
         """Pass the child's answer on, with what only the supervisor knows."""
         header = frame.header
-        if "said" not in header:  # else it says how far it is, and the answer is still to come
-            if self._watch and "ok" in header:
-                header["ok"]["observed"] = asdict(self._watch.end())
-            self._watch = None
+        if "said" in header:  # how far it is; the answer is still to come
+            self._client.send(parts(header))
+            return
+        if self._watch:
+            self._observed, self._watch = asdict(self._watch.end()), None
+        if "carries" not in header:  # else the answer comes behind what belongs to it
+            if self._observed and "ok" in header:
+                header["ok"]["observed"] = self._observed
             if "error" in header and self._request:
                 header["error"] |= {"phase": self._request.phase, "log_tail": child.log_tail(), "peak_rss_bytes": 0}
-            self._request = None
-        self._client.send(parts(header, (memoryview(frame.body),), frame.follows))
-        child.pipe.pour(self._client)
+            self._request, self._observed = None, {}
+        self._client.send(parts(header, follows=frame.follows))
 
     def _check_limit(self, now: float) -> None:
         request = self._request
@@ -272,6 +281,7 @@ class Supervisor:
         """End it, dead or not: whatever it started goes with it."""
         child.kill()
         kill_orphans(spare=0 if child.ended() else child.pid)
+        child.pipe.make_up(self._client)
 
 
 def _leave(number: int, frame: object) -> NoReturn:

@@ -35,7 +35,7 @@ def failure(call, *args, **more):
 def test_a_link_with_a_banner_works(start, host):
     worker = start(FakeHost(host, parse_faults("banner")))
     assert (worker.begin().run() == np.arange(4)).all()
-    assert worker._decoder.banner == BANNER
+    assert worker._intake.decoder.banner == BANNER
 
 
 def test_a_host_that_refuses(start, host):

@@ -592,6 +592,18 @@ def test_a_child_that_dies_while_it_is_fed(start):
     assert worker.begin().run().size
 
 
+def test_a_child_that_dies_while_it_answers_has_not_answered(start, monkeypatch):
+    worker = start().begin(
+        "import os, threading, numpy as np; threading.Timer(1.0, os.kill, (os.getpid(), 9)).start()\n"
+        "outputs = {'y': np.zeros(1 << 26, np.float32)}"
+    )
+    read = worker._intake.read
+    monkeypatch.setattr(worker._intake, "read", lambda fd: (time.sleep(0.02), read(fd))[1])
+    found = failure(worker.run)
+    assert (found.phase, found.kind, found.signal) == ("run", "crash", "SIGKILL")
+    assert worker.begin().run().size, "what was cut off is not in the way"
+
+
 def test_feeds_for_nobody_are_dropped(start):
     worker = start()
     assert failure(worker.run, LARGE).kind == "protocol"
