@@ -96,6 +96,7 @@ class TensorRt(Backend):
         }
         return Artifact(workdir, files, model.signature, meta)
 
+    @runtime.releasing
     def load(self, artifact: Artifact, options: Options) -> Session:
         _known(options.precision)
         try:

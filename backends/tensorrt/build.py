@@ -39,6 +39,7 @@ class Built:
     ranges: Mapping[str, Range]
 
 
+@runtime.releasing
 def build(
     trt: Any, path: Path, signature: Signature, extra: Mapping[str, OptionValue], *, tf32: bool, monitor: Any = None
 ) -> Built:

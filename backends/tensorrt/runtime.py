@@ -7,11 +7,14 @@ Source: tensorrt 10.16 and 11.4 (names of the bindings), tensorrt-rtx 1.7.1 (use
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Callable
 from importlib import metadata
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from bench.errors import BackendUnavailable
 
@@ -22,6 +25,9 @@ PACKAGES = {
 }
 INSTALL = 'pip install "deploybench[tensorrt-rtx]", or "deploybench[tensorrt]" with NVIDIA\'s package index'
 _KEPT = 400
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def installed() -> str:
@@ -57,6 +63,24 @@ def require() -> Any:
 def is_rtx(trt: Any) -> bool:
     """Whether this is TensorRT-RTX: its engines are compiled for the GPU at hand when they are loaded."""
     return bool(trt.__name__ == "tensorrt_rtx")
+
+
+def releasing(make: Callable[P, T]) -> Callable[P, T]:
+    """`make`, with TensorRT's objects in it ended when it ends, also when it raises.
+
+    An exception keeps the frames that it came through, and with them a builder. When Python's collector finds that, it
+    may be in the middle of a call of `log`, which TensorRT makes with a lock held that the builder's end waits for.
+    """
+
+    @functools.wraps(make)
+    def made(*args: P.args, **more: P.kwargs) -> T:
+        try:
+            return make(*args, **more)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    return made
 
 
 def log(trt: Any) -> Any:

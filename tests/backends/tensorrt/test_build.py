@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,42 @@ def test_the_builder_calls_the_monitor(kit, trt):
     told = progress.monitor(trt, Told(lambda text: None))
     build.build(trt, model.path, model.signature, kit.options().extra, tf32=False, monitor=told)
     assert phases
+
+
+COLLECTS = """
+import gc, sys
+from pathlib import Path
+from backends.tensorrt import build, runtime
+from bench.errors import UnsupportedModel
+from bench.interface import Signature, ValueSpec
+
+class Cycle:
+    def __init__(self, error):
+        self.error, self.cycle = error, self
+
+def collecting(trt):
+    made = log(trt)
+    say = type(made).log
+    type(made).log = lambda self, *said: (gc.collect(), say(self, *said))[1]
+    return made
+
+log, runtime.log = runtime.log, collecting
+spec = ValueSpec("x", "float32", (2,)), ValueSpec("y", "float32", (2,))
+gc.disable()
+for _ in range(2):
+    try:
+        build.build(runtime.require(), Path(sys.argv[1]), Signature(spec[:1], spec[1:]), {}, tf32=False)
+    except UnsupportedModel as error:
+        Cycle(error)
+print("done")
+"""
+
+
+def test_the_collector_finds_no_builder_while_another_one_logs(kit, trt):
+    """It would end there, where TensorRT holds the lock that it needs to end: for ever, or with a crash."""
+    path = kit.model("unknown").path
+    done = subprocess.run([sys.executable, "-c", COLLECTS, path], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
 
 
 @pytest.mark.parametrize(
