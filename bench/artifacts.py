@@ -141,8 +141,7 @@ def identity(value: OptionValue) -> OptionValue:
 def _as_it_is(model: Model) -> Prepared:
     files = hash_files(model.root, list(model.files))
     size = sum(size for size, _ in files.values())
-    artifact = Artifact(model.root, model.files, model.signature)
-    return Prepared(artifact, model.sha256, 0.0, "none", size, key_of(files), {})
+    return Prepared(model.as_it_is, model.sha256, 0.0, "none", size, key_of(files), {})
 
 
 def _keep_only(folder: Path, files: Sequence[str]) -> None:

@@ -73,6 +73,11 @@ class Model:
         """The .onnx file."""
         return self.root / self.files[0]
 
+    @property
+    def as_it_is(self) -> Artifact:
+        """What a backend loads that prepares nothing."""
+        return Artifact(self.root, self.files, self.signature)
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -323,7 +328,7 @@ class Backend(ABC):
             UnsupportedModel: the converter cannot express the model; the message names the operator where it is known.
             PrepareError: it failed for another reason.
         """
-        return Artifact(model.root, model.files, model.signature)
+        return model.as_it_is
 
     def prepare_key(self, model: Model, options: Options, target: Target) -> Mapping[str, OptionValue]:
         """Facts beyond model, precision, declared tools and `artefact` options that decide what `prepare` makes.

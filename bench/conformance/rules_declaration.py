@@ -15,7 +15,7 @@ from bench.conformance.kit import Skip, Subject, Violation
 from bench.conformance.models import MLP
 from bench.conformance.processes import TOOL_LIMIT_S, last_line, run
 from bench.errors import BackendUnavailable
-from bench.interface import Artifact, Option, OptionValue, Probe, Target
+from bench.interface import Option, OptionValue, Probe, Target
 
 HARNESS_OPTIONS = frozenset({"threads", "precision", "cpus"})
 
@@ -163,7 +163,7 @@ def check_unavailable(subject: Subject) -> None:
     if subject.backend().probe().available:
         raise Skip("the runtime is available here")
     model = MLP.write(subject.folder("mlp"))
-    artifact = Artifact(model.root, model.files, model.signature)
+    artifact = model.as_it_is
     try:
         subject.backend().load(artifact, subject.options()).close()
     except BackendUnavailable:

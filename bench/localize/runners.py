@@ -83,7 +83,7 @@ class BackendRunner:
                 raise self._whole[1]
             yield self._whole[1].artifact, self._whole[1].key
         elif self._workshop is None:
-            yield Artifact(model.root, model.files, model.signature), model.sha256
+            yield model.as_it_is, model.sha256
         else:
             with tempfile.TemporaryDirectory(dir=model.root, prefix="artefact-") as folder:
                 artifact = self._workshop.make(self._place, model, Path(folder))
@@ -116,7 +116,7 @@ class ReferenceRunner:
         Raises:
             WorkerError: it cannot run the part.
         """
-        artifact = Artifact(model.root, model.files, model.signature)
+        artifact = model.as_it_is
         if self._judge.create().prepares != "nothing":
             artifact = prepare(self._place, self._judge, model, self._options).artifact
         with started(self._place, self._judge, purpose=f"reference of a search, on {self._judge.name}") as ready:

@@ -30,7 +30,7 @@ from bench import onnxfile
 from bench.cache import Cache
 from bench.cli.options import default_cache
 from bench.errors import BenchError
-from bench.interface import Artifact, Options
+from bench.interface import Options
 from bench.localize.layout import lay_out
 from bench.localize.parts import Parts, Reference
 from bench.localize.probe import Outcome, Prober, effect_of, errors_of, failed
@@ -56,7 +56,7 @@ class InProcess:
     def run(self, model: Any, feeds: Any, *, fresh: bool = False) -> Any:
         self.runs += 1
         try:
-            artifact = Artifact(model.root, model.files, model.signature)
+            artifact = model.as_it_is
             with self.backend.load(artifact, self.options) as session:
                 return session.run(feeds)
         except BenchError as error:

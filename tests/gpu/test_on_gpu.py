@@ -37,7 +37,7 @@ class Bench:
     def prepare(self, what, bound=None, options=None):
         model = self.kit.model(what, bound=bound)
         if self.backend.prepares == "nothing":
-            return Artifact(model.root, model.files, model.signature)
+            return model.as_it_is
         self.count += 1
         workdir = self.folder / f"prepared{self.count}"
         workdir.mkdir()

@@ -372,6 +372,7 @@ def test_a_tools_end(start, tmp_path):
         done = tools.run(["sh", "-c", "echo out; echo err >&2; exit 3"], cwd=workdir)
         (workdir / "done").write_text(f"{done.code} {done.output!r}")
         big = tools.run(["sh", "-c", "yes | head -c 1000000; printf end"], cwd=workdir)
+        assert "MALLOC_TRIM_THRESHOLD_=" in tools.run(["env"], cwd=workdir).output
         assert len(big.output) == 65536 and big.output.endswith("end"), len(big.output)
     """
     worker.prepare(textwrap.dedent(lines), tmp_path)
