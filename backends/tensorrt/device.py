@@ -217,6 +217,10 @@ class CudaPython(Device):
         raise failed(function, getattr(code, "name", str(code)))
 
 
+# CUDA's CU_STREAM_NON_BLOCKING, which pycuda has no name for.
+NON_BLOCKING = 1
+
+
 class PyCuda(Device):
     """pycuda; its streams and events are objects, so they are kept by their handles."""
 
@@ -248,7 +252,7 @@ class PyCuda(Device):
         return held[:size]
 
     def stream(self) -> int:
-        made = self._cu.Stream(self._cu.stream_flags.NON_BLOCKING)
+        made = self._cu.Stream(NON_BLOCKING)
         self._streams[int(made.handle)] = made
         return int(made.handle)
 

@@ -28,6 +28,11 @@ OF_RTX = {
     ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
 }  # fmt: skip
 OURS = {"trt": {"__name__"}}
+# Source: src/wrapper/wrap_cudadrv.cpp and pycuda/driver.py of pycuda 2026.1.
+PYCUDA = {
+    "Device", "Error", "Event", "Stream", "init", "mem_alloc", "memcpy_dtoh_async", "memcpy_htod_async",
+    "pagelocked_empty",
+}  # fmt: skip
 
 
 def used() -> set[tuple[str, str]]:
@@ -65,7 +70,7 @@ def test_the_search_finds_what_is_used():
     assert len(names) > 40
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx", "tensorrt_bindings"])
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_every_name_of_tensorrt_exists(name):
     trt = package(name)
     missing = []
@@ -74,6 +79,27 @@ def test_every_name_of_tensorrt_exists(name):
         if not hasattr(holder, attribute) and not (name != "tensorrt_rtx" and (owner, attribute) in OF_RTX):
             missing.append(f"{owner}.{attribute}")
     assert missing == [] or missing == ["trt.init_libnvinfer_plugins"], missing
+
+
+def test_every_name_of_tensorrt_is_in_its_bindings():
+    """They cannot be imported without libraries of gigabytes; their names end with a zero byte in them."""
+    found = importlib.util.find_spec("tensorrt_bindings")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip('needs tensorrt_bindings: pip install "deploybench[names]"')
+    text = (Path(found.submodule_search_locations[0]) / "tensorrt.so").read_bytes()
+    missing = [pair for pair in sorted(used() - OF_RTX) if pair[1].encode() + b"\0" not in text]
+    assert missing == []
+
+
+def test_every_name_of_pycuda_is_in_its_source():
+    """It has no wheel, and is compiled against CUDA; so this is what its module's source defines."""
+    text = (FOLDER / "device.py").read_text().split("class PyCuda")[1]
+    names = set(re.findall(r"self\._cu\.(\w+)", text))
+    assert "memcpy_htod_async" in names
+    assert names <= PYCUDA
+    if importlib.util.find_spec("pycuda"):
+        driver = package("pycuda.driver")
+        assert [name for name in sorted(PYCUDA) if not hasattr(driver, name)] == []
 
 
 def test_every_name_of_cuda_python_exists():
