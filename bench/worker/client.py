@@ -168,9 +168,11 @@ class Worker:
                 frame = self._waiting.pop(0)
                 if said := frame.header.get("said"):
                     self._say(str(said))
-                if frame.header.get("id") == request and "carries" in frame.header:
+                if frame.header.get("id") != request:
+                    continue
+                if "carries" in frame.header:
                     carried = frame.body
-                elif frame.header.get("id") == request and not {"ok", "error"}.isdisjoint(frame.header):
+                elif not {"ok", "error"}.isdisjoint(frame.header):
                     return Frame(frame.header, carried)
             self._read(deadline)
             if self._intake.decoder.incomplete:

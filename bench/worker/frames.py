@@ -23,7 +23,7 @@ PREFIX_BYTES = len(MAGIC) + _LENGTHS.size
 READ_BYTES = 1 << 20
 IOV_MAX = 1024
 FIRST_BYTES = 3 << 18
-_ZEROS = memoryview(bytes(READ_BYTES))
+ZEROS = memoryview(bytes(READ_BYTES))
 # A pipe is locked while it is written to: its reader begins when a piece is in it. Larger and smaller ones are slower.
 PIECE_BYTES = 1 << 18
 MAX_HEADER_BYTES = 64 << 20
@@ -80,8 +80,9 @@ class Pieces:
     Over ssh that costs a packet.
     """
 
-    def __init__(self, pieces: Iterable[bytes | memoryview]) -> None:
-        self._left = deque(memoryview(piece) for piece in pieces if len(piece))
+    def __init__(self, pieces: Iterable[bytes | memoryview] = ()) -> None:
+        self._left = deque[memoryview]()
+        self.add(pieces)
 
     def __bool__(self) -> bool:
         return bool(self._left)
@@ -118,7 +119,6 @@ class Decoder:
 
     def __init__(self, bodies: bool = True) -> None:
         self._bodies = bodies
-        self._follows = 0
         self._head = bytearray()
         """What has no header yet: before the first magic all that came, then a frame's prefix and header."""
         self._rest = memoryview(b"")
@@ -153,7 +153,7 @@ class Decoder:
             # No more than a little beyond what came: a length is only a claim.
             more = min(self._missing, READ_BYTES if self._body else FIRST_BYTES)
             if self._body:
-                self._body += _ZEROS[:more]  # where it is, if it can grow there
+                self._body += ZEROS[:more]  # where it is, if it can grow there
             else:
                 self._body = bytearray(more)
         return memoryview(self._body)[self._have :]
@@ -176,8 +176,8 @@ class Decoder:
         if not self._synchronised:
             self._skip_banner()
         while self._synchronised and self._take_head() and self._take_body():
-            header, body, follows = self._header, self._body, self._follows
-            self._header, self._body, self._have, self._follows = None, bytearray(), 0, 0
+            header, body, follows = self._header, self._body, self._missing
+            self._header, self._body, self._have, self._missing = None, bytearray(), 0, 0
             assert header is not None
             yield Frame(header, body, follows)
 
@@ -212,8 +212,6 @@ class Decoder:
             return False
         self._header, self._missing = _header(bytes(self._head[PREFIX_BYTES:])), body_bytes
         self._head.clear()
-        if not self._bodies:
-            self._follows, self._missing = body_bytes, 0
         return True
 
     def _move(self, size: int) -> None:
@@ -223,14 +221,14 @@ class Decoder:
         self._rest = self._rest[wanted:]
 
     def _take_body(self) -> bool:
-        """Whether the body is whole."""
+        """Whether the body is whole, or stays where it is."""
         while self._rest and (place := self.place()):
             part = self._rest[: len(place)]
             place[: len(part)] = part
             self.placed(len(part))
             self._rest = self._rest[len(part) :]
             del place  # what is looked into cannot grow
-        return not self._missing
+        return not (self._bodies and self._missing)
 
 
 class Intake:

@@ -15,7 +15,7 @@ import termios
 import time
 from collections.abc import Sequence
 
-from bench.worker.frames import READ_BYTES, Decoder, Frame, Pieces
+from bench.worker.frames import READ_BYTES, ZEROS, Decoder, Frame, Pieces
 
 PIPE_BYTES = 1 << 20
 # The rest of a frame usually comes at once: it is waited for here, not by a turn of the supervisor's loop for each
@@ -35,7 +35,7 @@ class Pipe:
         self.ended = False
         self.follows = 0
         self._decoder = Decoder(bodies=False)
-        self._pending = Pieces(())
+        self._pending = Pieces()
         self._more = select.poll()
         self._more.register(read_fd, select.POLLIN)
         self._room = select.poll()
@@ -97,8 +97,7 @@ class Pipe:
 
     def make_up(self, sink: Pipe) -> None:
         """Zeros for what will never come of a body: the sink's reader then finds the next frame in its place."""
-        zeros = memoryview(bytes(min(self.follows, READ_BYTES)))
-        sink.send([zeros[: self.follows - at] for at in range(0, self.follows, READ_BYTES)])
+        sink.send([ZEROS[: self.follows - at] for at in range(0, self.follows, len(ZEROS))])
         self.follows = 0
 
     @property
@@ -149,7 +148,7 @@ class Pipe:
                     continue
                 return True
             except OSError:
-                self._pending = Pieces(())
+                self._pending = Pieces()
                 return False
         return True
 

@@ -196,8 +196,7 @@ class Supervisor:
 
     def _from_child(self, child: ChildProcess) -> None:
         dead = child.ended()  # asked first: what a dead child wrote is all there to read
-        frames = [Frame({})]
-        while frames:
+        while True:
             try:
                 self._pass_on(child.pipe, self._client)
                 frames, _ = child.pipe.receive()
@@ -205,6 +204,8 @@ class Supervisor:
                 message = "the worker process wrote to a pipe that is ours"
                 self._lose_child(error("Crashed", message, problem.hint, kind="protocol"))
                 return
+            if not frames:
+                break
             for frame in frames:
                 self._relay(child, frame)
         if child.pipe.blocked:
