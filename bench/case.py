@@ -206,7 +206,7 @@ def with_work(line: CaseLine, case: Case, place: Place, peaks: Peaks) -> CaseLin
 def _prepare_facts(prepared: Prepared) -> record.PrepareFacts:
     return record.PrepareFacts(
         seconds=prepared.seconds,
-        cache=prepared.cache,  # type: ignore[arg-type]
+        cache=prepared.cache,  # type: ignore[arg-type]  # "hit", "miss" or "none"
         artefact_bytes=prepared.size_bytes,
         artefact_sha256=prepared.sha256,
         converter=dict(prepared.converter),

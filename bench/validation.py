@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -139,10 +140,9 @@ class Validation:
             return ["## Beside trtexec", "", "Not compared: neither trtexec nor tensorrt_rtx is on the path.", ""]
         lines = ["## Beside trtexec", "", "| model | what | trtexec ms | ours ms | ratio |", "|---|---|---|---|---|"]
         for model in self.models:
-            folder = self.results / "gpu" / f"export-{model}"
-            self._deploybench("export", model, "-b", "tensorrt", "--output", str(folder))
-            done = self._run(program, f"--loadEngine={folder / 'model.engine'}", "--useSpinWait")
-            shutil.rmtree(folder, ignore_errors=True)
+            with tempfile.TemporaryDirectory() as folder:  # a model may be a path, which names no folder of ours
+                self._deploybench("export", model, "-b", "tensorrt", "--output", f"{folder}/export")
+                done = self._run(program, f"--loadEngine={folder}/export/model.engine", "--useSpinWait")
             record, _ = self._measured(model, "tensorrt")
             ours = {str(x.scope): x.p50_ns / 1e6 for x in record.latencies} if record else {}
             lines += [_beside(model, title, scope, done.stdout, ours) for title, scope in SCOPES.items()]

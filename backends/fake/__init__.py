@@ -23,7 +23,7 @@ _DEFAULTS = {field.name: field.default for field in fields(Settings)}
 def _option(name: str, help: str, *choices: str, artefact: bool = False) -> Option:
     default = _DEFAULTS[name]
     kind = "str" if isinstance(default, str) else "float" if isinstance(default, float) else "int"
-    return Option(name, help, default, kind, choices, artefact)  # type: ignore[arg-type]
+    return Option(name, help, default, kind, choices, artefact)  # type: ignore[arg-type]  # the words are Option's own
 
 
 class Fake(Backend):

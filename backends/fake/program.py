@@ -54,7 +54,7 @@ def translate(path: Path) -> Program:
         PrepareError: the file is not an ONNX model.
     """
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped,unused-ignore]  # protobuf has no stubs here
 
     try:
         model = onnx.load(path)

@@ -42,7 +42,7 @@ class Progress:
 def monitor(trt: Any, progress: Progress) -> Any:
     """A monitor for the builder. It never cancels: a phase's time limit ends the process that builds."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a base that is loaded at run time
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 

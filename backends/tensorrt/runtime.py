@@ -86,7 +86,7 @@ def releasing(make: Callable[P, T]) -> Callable[P, T]:
 def log(trt: Any) -> Any:
     """A logger that keeps warnings and errors, and copies them to standard error."""
 
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class Log(trt.ILogger):  # type: ignore[misc]  # a base that is loaded at run time
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.said: list[tuple[str, str]] = []

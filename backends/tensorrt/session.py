@@ -276,7 +276,7 @@ def _context(trt: Any, engine: Any) -> Any:
 
 
 def _allocator(trt: Any, device: Device) -> Any:
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]
+    class Allocator(trt.IOutputAllocator):  # type: ignore[misc]  # a base that is loaded at run time
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
             self.address, self.size, self.shape = 0, -1, ()

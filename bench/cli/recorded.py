@@ -70,7 +70,7 @@ def case(record: Record, model: str | None, where: Place) -> Case:
         extra=complete_options(backend, given),
     )
     scenario = Scenario(
-        name=facts.options.scenario,  # type: ignore[arg-type]
+        name=facts.options.scenario,  # type: ignore[arg-type]  # a scenario's name, as recorded
         streams=facts.options.streams,
         samples_per_query=facts.options.samples_per_query,
         rate=facts.options.rate,

@@ -87,4 +87,4 @@ def _gains(distances: Floats) -> Floats:
     within = sums[t - 1, t - 1]
     across = sums[t - 1, n - 1] - within
     after = sums[n - 1, n - 1] - within - 2 * across
-    return t * m / n * (2 * across / (t * m) - within / t**2 - after / m**2)  # type: ignore[no-any-return]
+    return t * m / n * (2 * across / (t * m) - within / t**2 - after / m**2)  # type: ignore[no-any-return]  # numpy gives Any

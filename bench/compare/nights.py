@@ -89,7 +89,7 @@ def learn(levels: Sequence[Sequence[float]], between: float) -> Noise:
 def pooled(squares: npt.ArrayLike, known: int, between: npt.ArrayLike) -> Floats:
     """The spread of nights: of squared deviations to `known` degrees of freedom, and what is assumed beside them."""
     assumed = ASSUMED_NIGHTS * np.maximum(between, LEAST) ** 2
-    return np.sqrt((assumed + np.asarray(squares)) / (ASSUMED_NIGHTS + known))  # type: ignore[no-any-return]
+    return np.sqrt((assumed + np.asarray(squares)) / (ASSUMED_NIGHTS + known))  # type: ignore[no-any-return]  # numpy gives Any
 
 
 def chance(distance: npt.ArrayLike, nights: int, degrees: int, looks: Looks) -> Floats:
@@ -123,7 +123,7 @@ def _log_chances(nights: int, degrees: int, looks: Looks) -> Floats:
     beyond = off[None, :, None] + scale[None, None, :] * _U[:, None, None]
     chances = np.interp(beyond, _Z, _UPPER) ** looks
     one_sided = chances @ weights @ (centre_weights / centre_weights.sum())
-    return np.log(np.maximum(2 * one_sided, 1e-300))  # type: ignore[no-any-return]
+    return np.log(np.maximum(2 * one_sided, 1e-300))  # type: ignore[no-any-return]  # numpy gives Any
 
 
 def _variance_of_centre(nights: int) -> float:
