@@ -1,14 +1,14 @@
 """The same artefact and options measured by deploybench, by a bare loop, by LoadGen, and by whoever else is installed.
 
     python3 make.py crosscheck                            # in a fresh clone: installs what it compares with, too
-    python tests/benchmarks/crosscheck.py                 # with what is installed; six minutes; --quick: under one
+    python tests/benchmarks/crosscheck.py                 # with what is installed; seven minutes; --quick: one
 
 One table of ratios. A round is a fresh process that loads the artefact three times: for the bare loop, for a second
 bare loop (what two loads of the same thing differ by: the A/A column), and for deploybench. LoadGen, pytest-benchmark
-and Polygraphy drive the bare loop's own session. All ways are timed one after the other, in the opposite order in every
-other round (A B C, C B A), and a ratio is taken within its round. The bare loops call the runtime as its documents say
-and make the copies that deploybench's interface promises: feeds unchanged, outputs owned by the caller. The
-bare loops and deploybench take turns of a few inferences, so that a busy moment of the machine hits all three alike.
+and Polygraphy drive the bare loop's own session. All take turns of a few inferences, as many each, so that a busy
+moment of the machine hits all alike; in the opposite order in every other round (A B C, C B A). A ratio is taken within
+its round, from the medians of the turns' medians. The bare loops call the runtime as its documents say and make the
+copies that deploybench's interface promises: feeds unchanged, outputs owned by the caller.
 Every round holds the machine's lease, and waits for it.
 
 Target on a quiet machine: the median ratio within 0.5 % or the spread of the A/A column, whichever is more. A model of
@@ -55,9 +55,9 @@ from bench.worker.lease import Lease
 MODELS = ("squeezenet", "shufflenet", "mobilenet_v2", "tiny_cnn")
 BACKENDS = ("ort-cpu", "ncnn", "mnn")
 ROUNDS, QUICK_ROUNDS = 7, 3
-WINDOW_S, QUICK_WINDOW_S = 0.25, 0.1
+WINDOW_S, QUICK_WINDOW_S = 0.5, 0.2
 WARM_UP_S = 0.1
-TURNS = 8
+TURNS, QUICK_TURNS = 8, 3
 MIN_COUNT = 15
 TARGET = 0.005
 SHORT_MS = 0.1  # 0.5 % of it is a few hundred nanoseconds: what two calls of Python cost
@@ -170,41 +170,39 @@ def one_round(job: dict[str, Any]) -> dict[str, float]:
 def latency(job: dict[str, Any]) -> dict[str, float]:
     """Nanoseconds of the median inference, by every way."""
     feeds = feeds_of(job)
-    window_s = QUICK_WINDOW_S if job["quick"] else WINDOW_S
+    window_s, turns = (QUICK_WINDOW_S, QUICK_TURNS) if job["quick"] else (WINDOW_S, TURNS)
     loads: list[Callable[[], Any]] = [lambda: bare_session(job), lambda: bare_session(job), lambda: our_session(job)]
     order = [(job["number"] + step) % 3 for step in range(3)]  # who is loaded first may have the better memory
     loaded = {index: loads[index]() for index in order}
     (run, raw), (again, _), session = loaded[0], loaded[1], loaded[2]
-    for way in (run, again, session.run):
-        bare_loop(way, feeds, WARM_UP_S)
-    ways: dict[str, Callable[[], float]] = {}
+    typical_ns = max(warmed_up(way, feeds) for way in (run, again, session.run))
+    count = max(MIN_COUNT, round(window_s * 1e9 / turns / typical_ns))
+    ways: dict[str, Callable[[], float]] = {
+        "bare": lambda: bare_loop(run, feeds, count),
+        "A/A": lambda: bare_loop(again, feeds, count),
+        "deploybench": lambda: ours(session, feeds, count),
+    }
     if loadgen_is_there():
-        ways["LoadGen"] = lambda: loadgen_single_stream(run, feeds, window_s)
+        ways["LoadGen"] = lambda: loadgen_single_stream(run, feeds, count)
     if job["backend"] == "ort-cpu":
         if importlib.util.find_spec("pytest_benchmark"):
-            ways["pytest-benchmark"] = lambda: pedantic(run, feeds, window_s)
+            ways["pytest-benchmark"] = lambda: pedantic(run, feeds, count)
         if importlib.util.find_spec("polygraphy"):
-            ways["Polygraphy"] = lambda: polygraphy(raw, feeds, window_s)
-    in_turns: dict[str, Callable[[float], list[int]]] = {
-        "bare": lambda turn_s: bare_loop(run, feeds, turn_s),
-        "A/A": lambda turn_s: bare_loop(again, feeds, turn_s),
-        "deploybench": lambda turn_s: ours(session, feeds, turn_s),
-    }
-    found = by_turns(in_turns, 2 * window_s, job["number"])
-    names = list(ways) if job["number"] % 2 == 0 else list(reversed(ways))
-    return found | {name: ways[name]() for name in names}
+            ways["Polygraphy"] = lambda: polygraphy(raw, feeds, count)
+    return by_turns(ways, turns, job["number"])
 
 
-def by_turns(ways: dict[str, Callable[[float], list[int]]], window_s: float, number: int) -> dict[str, float]:
-    """The median of each way's samples, taken a few at a time: A B C, A B C; the other way round in every other round.
+def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int) -> dict[str, float]:
+    """The median of each way's turns: A B C, A B C; the other way round in every other round.
 
-    None has two turns in a row: it would find its weights in the CPU's caches, and the others theirs not.
+    None has two turns in a row: it would find its weights in the CPU's caches, and the others theirs not. All have as
+    many inferences in a turn, for the same reason: the first ones of a longer turn would weigh less.
     """
-    taken: dict[str, list[int]] = {name: [] for name in ways}
-    for _ in range(TURNS):
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(turns):
         for name in ways if number % 2 == 0 else reversed(ways):
-            taken[name] += ways[name](window_s / TURNS)
-    return {name: statistics.median(samples) for name, samples in taken.items()}
+            taken[name].append(ways[name]())
+    return {name: statistics.median(medians) for name, medians in taken.items()}
 
 
 def feeds_of(job: dict[str, Any]) -> list[Feeds]:
@@ -220,21 +218,28 @@ def our_session(job: dict[str, Any]) -> Session:
     return session
 
 
-def ours(session: Session, feeds: list[Feeds], window_s: float) -> list[int]:
-    samples, _ = loop.timed(session.run, feeds, Plan(1, window_s, window_s, 1, 0.0, 0.0, target=None))
-    return np.asarray(samples.series[0].samples_ns).tolist()  # type: ignore[no-any-return]
+def warmed_up(run: Run, feeds: list[Feeds]) -> float:
+    """Nanoseconds of an inference, once it has run for a while."""
+    end, taken = perf_counter_ns() + WARM_UP_S * 1e9, 0.0
+    while perf_counter_ns() < end:
+        taken = bare_loop(run, feeds, len(feeds))
+    return taken
 
 
-def bare_loop(run: Run, feeds: list[Feeds], window_s: float) -> list[int]:
+def ours(session: Session, feeds: list[Feeds], count: int) -> float:
+    samples, _ = loop.timed(session.run, feeds, Plan(count, 0.0, math.inf, 1, 0.0, 0.0, target=None))
+    return statistics.median(np.asarray(samples.series[0].samples_ns)[:count].tolist())
+
+
+def bare_loop(run: Run, feeds: list[Feeds], count: int) -> float:
     run(feeds[-1])  # for no sample, as ours does: whose turn was before has had the CPU's caches
     taken: list[int] = []
-    end = perf_counter_ns() + window_s * 1e9
-    while perf_counter_ns() < end:
+    while len(taken) < count:
         for feed in feeds:
             begin = perf_counter_ns()
             run(feed)
             taken.append(perf_counter_ns() - begin)
-    return taken
+    return statistics.median(taken[:count])
 
 
 # --- the runtimes, as their documents say
@@ -320,14 +325,14 @@ def bare_mnn(artifact: dict[str, Any], options: dict[str, Any]) -> tuple[Run, An
 # --- the other harnesses
 
 
-def loadgen_settings(scenario: str, count: int, window_s: float) -> Any:
+def loadgen_settings(scenario: str, count: int) -> Any:
     import mlperf_loadgen as lg
 
     settings = lg.TestSettings()
     settings.scenario = getattr(lg.TestScenario, scenario)
     settings.mode = lg.TestMode.PerformanceOnly
     settings.min_query_count = count
-    settings.min_duration_ms = round(window_s * 1000)
+    settings.min_duration_ms = 0
     return settings
 
 
@@ -354,7 +359,7 @@ def figure(summary: str, name: str) -> float:
     return float(found[1])
 
 
-def loadgen_single_stream(run: Run, feeds: list[Feeds], window_s: float) -> float:
+def loadgen_single_stream(run: Run, feeds: list[Feeds], count: int) -> float:
     import mlperf_loadgen as lg
 
     def issue(samples: Any) -> None:
@@ -362,18 +367,17 @@ def loadgen_single_stream(run: Run, feeds: list[Feeds], window_s: float) -> floa
             run(feeds[sample.index])
             lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0)])
 
-    settings = loadgen_settings("SingleStream", MIN_COUNT, window_s)
+    settings = loadgen_settings("SingleStream", count)
+    settings.max_query_count = count
     settings.single_stream_expected_latency_ns = 1_000_000
+    run(feeds[-1])
     return figure(loadgen(settings, issue), "50.00 percentile latency (ns)")
 
 
-def pedantic(run: Run, feeds: list[Feeds], window_s: float) -> float:
-    """pytest-benchmark in this process, on the same session, as many rounds as fit into the window."""
+def pedantic(run: Run, feeds: list[Feeds], count: int) -> float:
+    """pytest-benchmark in this process, on the same session."""
     import pytest
 
-    begin = perf_counter_ns()
-    run(feeds[0])
-    count = max(MIN_COUNT, int(window_s * 1e9 / (perf_counter_ns() - begin)))
     medians = []
 
     class Target:
@@ -384,7 +388,7 @@ def pedantic(run: Run, feeds: list[Feeds], window_s: float) -> float:
     text = (
         "def test_it(benchmark, target):\n"
         "    run, feed, count, medians = target\n"
-        "    benchmark.pedantic(run, args=(feed,), rounds=count, iterations=1)\n"
+        "    benchmark.pedantic(run, args=(feed,), rounds=count, iterations=1, warmup_rounds=1)\n"
         "    medians.append(benchmark.stats.stats.median * 1e9)\n"
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -395,14 +399,14 @@ def pedantic(run: Run, feeds: list[Feeds], window_s: float) -> float:
     return float(medians[0])
 
 
-def polygraphy(session: Any, feeds: list[Feeds], window_s: float) -> float:
+def polygraphy(session: Any, feeds: list[Feeds], count: int) -> float:
     """The time that Polygraphy's own runner reports, on the same session."""
     from polygraphy.backend.onnxrt import OnnxrtRunner
 
-    taken = []
+    taken: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()), OnnxrtRunner(session) as runner:
-        end = perf_counter_ns() + window_s * 1e9
-        while len(taken) < MIN_COUNT or perf_counter_ns() < end:
+        runner.infer(feeds[-1])
+        while len(taken) < count:
             runner.infer(feeds[len(taken) % len(feeds)])
             taken.append(runner.last_inference_time() * 1e9)
     return statistics.median(taken)
@@ -414,7 +418,7 @@ def polygraphy(session: Any, feeds: list[Feeds], window_s: float) -> float:
 def under_load(job: dict[str, Any]) -> dict[str, float]:
     """`offline` and `server`, ours and LoadGen's, on the very same sessions."""
     feeds = feeds_of(job)
-    window_s = 4 * (QUICK_WINDOW_S if job["quick"] else WINDOW_S)
+    window_s = 2 * (QUICK_WINDOW_S if job["quick"] else WINDOW_S)
     sessions = [our_session(job) for _ in range(STREAMS)]
     streams = [ThreadStream(session, feeds, number) for number, session in enumerate(sessions)]
     world = RealWorld()
@@ -428,7 +432,7 @@ def under_load(job: dict[str, Any]) -> dict[str, float]:
         return {"server p50 ours": float(np.median(served.latencies_ns))}
 
     def its_server() -> dict[str, float]:
-        settings = loadgen_settings("Server", count, 0.0)
+        settings = loadgen_settings("Server", count)
         settings.server_target_qps = rate
         settings.server_target_latency_ns = 10**10
         settings.schedule_rng_seed = job["number"] + 1
@@ -441,7 +445,7 @@ def under_load(job: dict[str, Any]) -> dict[str, float]:
         return {"offline per s ours": scenarios.saturate(streams, each, 0.0, 60.0, world)[0].per_s}
 
     def its_offline() -> dict[str, float]:
-        settings = loadgen_settings("Offline", 1, 0.0)
+        settings = loadgen_settings("Offline", 1)
         settings.offline_expected_qps = samples  # of one second: so many samples are in the query
         settings.min_duration_ms = 1000
         return {"offline per s LoadGen": figure(through_threads(settings, sessions, feeds), "Samples per second")}
