@@ -39,6 +39,11 @@ class Workshop:
     tools: Mapping[str, Path]
     built_on: Mapping[str, str]
 
+    @property
+    def purpose(self) -> str:
+        """What its worker is there for."""
+        return f"conversion for {self.registered.name}"
+
     def facts(self, model: Model) -> dict[str, Any]:
         """Everything that decides the artefact of a model."""
         found = key_facts(self.registered, self.registered.create(), model, self.options)
@@ -50,10 +55,9 @@ class Workshop:
         Raises:
             WorkerError: the conversion failed, timed out, or its tool crashed.
         """
-        purpose = f"conversion for {self.registered.name}"
         with (
             site(place, self.registered, model, self.options, folder) as at,
-            started(at.place, self.registered, purpose=purpose, builds=True) as ready,
+            started(at.place, self.registered, purpose=self.purpose, builds=True) as ready,
         ):
             args = {
                 "model": wire.plain(at.model),

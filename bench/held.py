@@ -45,6 +45,11 @@ class Staying:
         """Whether one for this purpose has been asked already."""
         return any(key[-1] == purpose for key in self._known)
 
+    def make_room(self, place: Place, but: str) -> None:
+        """End those on the machine of `place` that are not for the purpose `but`, which needs their memory."""
+        for key in [key for key in self._known if key[0] == place.device and key[-1] != but]:
+            self._known.pop(key).worker.close()
+
     def end(self, purpose: str | None = None) -> None:
         """End those for a purpose, or all."""
         for key in [key for key in self._known if purpose in (None, key[-1])]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bench.cache import Cache
@@ -63,6 +65,18 @@ def test_workers_stay_until_they_fail_or_are_ended(place):
         assert not staying.has("part")
     with pytest.raises(BenchError, match="closed"):
         ready.worker.ask("probe")
+
+
+def test_room_is_made_for_one_of_them_on_its_machine_alone(place):
+    fake = find("fake")
+    with hold(place, fake, purpose="search") as (held, staying):
+        for purpose in ("conversion", "part", "reference"):
+            with started(held, fake, purpose=purpose):
+                pass
+        staying.make_room(replace(held, device="a board"), but="conversion")
+        assert staying.has("part")
+        staying.make_room(held, but="conversion")
+        assert [staying.has(purpose) for purpose in ("conversion", "part", "reference")] == [True, False, False]
 
 
 def test_the_machine_is_given_back_where_the_search_fails(place, tmp_path):

@@ -21,6 +21,11 @@ from bench.worker import wire
 from bench.worker.client import WorkerError
 
 
+# A converter may take more memory than anything else in a search, and for a part like the whole model. Beyond this
+# share of it, the workers that would wait meanwhile are ended (100 MiB), and started anew afterwards (0.5 s).
+LARGE = 0.5
+
+
 class BackendRunner:
     """Runs parts as every model is run: prepared, then loaded and run in a process on the device.
 
@@ -35,6 +40,7 @@ class BackendRunner:
         self._staying: Staying | None = None
         self._whole: tuple[str, Prepared | WorkerError] | None = None
         self._workshop: Workshop | None = None
+        self._large_bytes = 0.0
         self.runtimes: Mapping[str, str] = {}
         self.converter: Mapping[str, str] = {}
         self.environment: Mapping[str, Any] = {}
@@ -44,6 +50,7 @@ class BackendRunner:
         if self._registered.create().prepares != "nothing":
             self._workshop = workshop(self._place, self._registered, self._options)
             self.converter = self._workshop.converter(whole)
+            self._large_bytes = LARGE * _size(whole)
         try:
             self._whole = whole.sha256, prepare(self._place, self._registered, whole, self._options)
         except WorkerError as error:
@@ -85,6 +92,8 @@ class BackendRunner:
         elif self._workshop is None:
             yield model.as_it_is, model.sha256
         else:
+            if self._staying is not None and _size(model) > self._large_bytes:
+                self._staying.make_room(self._place.near, but=self._workshop.purpose)
             with tempfile.TemporaryDirectory(dir=model.root, prefix="artefact-") as folder:
                 artifact = self._workshop.make(self._place, model, Path(folder))
                 yield artifact, key_of(self._workshop.facts(model))
@@ -132,6 +141,10 @@ def _ran(ready: Started, feeds: list[Feeds], place: Place) -> list[Outputs]:
     found = [run_once(ready.worker, DataSet(feed), place.limits)[1] for feed in feeds]
     ready.worker.ask("unload", limit_s=place.limits.close)
     return found
+
+
+def _size(model: Model) -> int:
+    return sum((model.root / name).stat().st_size for name in model.files)
 
 
 class KeptNotes:
