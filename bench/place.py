@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bench import __version__, record
 from bench.cache import Cache, hash_files, key_of
 from bench.errors import BackendUnavailable, BenchError, Timeout
-from bench.evidence.environment import boot_id
+from bench.evidence.boot import boot_id
 from bench.hosts.base import Host
 from bench.interface import Options, Probe
 from bench.models import DataSet

@@ -184,9 +184,8 @@ def test_the_environment_is_the_same_twice_and_plain():
     assert set(first.machine) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_the_environment_where_nothing_can_be_read(monkeypatch):
-    monkeypatch.setattr(environment, "_read", lambda path: None)
-    found = environment.collect()
+def test_the_environment_where_nothing_can_be_read(tmp_path):
+    found = environment.collect(str(tmp_path))
     assert (found.memory_bytes, found.governor, found.mhz_max, found.boot) == (None, None, None, "unknown")
     assert found.cpu == platform.machine()
     assert found.machine

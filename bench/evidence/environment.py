@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.evidence import cores as cores_
+from bench.evidence.boot import boot_id
 from bench.evidence.cores import Cluster
 
 
@@ -73,11 +74,6 @@ def brought(path: Sequence[str]) -> dict[str, str]:
         if named := re.fullmatch(r"wheel-([0-9a-f]{64})", folder.name):
             found |= {info.name.partition("-")[0]: named[1] for info in folder.glob("*.dist-info")}
     return found
-
-
-def boot_id(root: str = "/") -> str:
-    """The kernel's random name for this boot: two devices with the same one are one machine."""
-    return _read(f"{root}/proc/sys/kernel/random/boot_id") or "unknown"
 
 
 def _label(cpu: str, cores: int, root: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 import shutil
@@ -19,6 +18,7 @@ from bench.interface import Array, Feeds, Model, Outputs, Packed, Value, ValueSp
 from bench.localize.layout import Layout, Span
 from bench.onnxfile import OnnxFile
 from bench.worker.client import WorkerError
+from bench.worker.libc import trim
 
 # Tensors of the reference that are in memory at once; the others lie in files.
 MEMORY_BYTES = 8 << 20
@@ -110,19 +110,12 @@ class Parts:
         inputs = [spec_of(tensor, value) for tensor, value in feeds.items()]
         model = onnxfile.cut(self.file, span.nodes, inputs, constants, outputs, folder, name=name, alone=alone)
         if alone:
-            give_back()
+            trim()  # a converter comes next
         return model, feeds
 
     def specs(self, names: Sequence[str]) -> list[ValueSpec]:
         """What is known of tensors before they have been computed."""
         return [self.layout.types.get(name) or ValueSpec(name, "", None, "optional") for name in names]
-
-
-def give_back() -> None:
-    """Return memory that was freed to the system: a converter comes next, and may need it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
 
 
 def spec_of(name: str, value: Value) -> ValueSpec:

@@ -19,7 +19,7 @@ from bench.interface import Options, Outputs
 from bench.localize import folder
 from bench.localize.layout import lay_out
 from bench.localize.located import Located, Point, Subject, Verdict
-from bench.localize.parts import Parts, Reference, ReferenceFails, give_back, is_answer
+from bench.localize.parts import Parts, Reference, ReferenceFails, is_answer
 from bench.localize.probe import Outcome, Prober, effect_of, errors_of, public_failure
 from bench.localize.runners import BackendRunner, KeptNotes, ReferenceRunner, facts_of
 from bench.localize.search import Finding, Trace, search
@@ -31,6 +31,7 @@ from bench.registry import Registered, complete_options
 from bench.runner import Case, default_tolerance
 from bench.scratch import Scratch
 from bench.worker.client import WorkerError
+from bench.worker.libc import trim
 
 # Tensors behind a culprit whose inherited error is worked out, evenly spread where there are more.
 _POINTS = 120
@@ -92,7 +93,7 @@ class _Search:
             self._notes.append(f"{len(self._layout.unused)} nodes are read by nothing, and were left out: {names}")
 
     def run(self) -> Located:
-        give_back()
+        trim()  # converters come next
         self._backend.prepare(self._model)
         backend = self._case.backend
         with hold(self._place, backend, purpose=f"search on {backend.name}") as (place, staying):

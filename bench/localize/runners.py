@@ -20,7 +20,6 @@ from bench.trial import run_once
 from bench.worker import wire
 from bench.worker.client import WorkerError
 
-
 # A converter may take more memory than anything else in a search, and for a part like the whole model. Beyond this
 # share of it, the workers that would wait meanwhile are ended (100 MiB), and started anew afterwards (0.5 s).
 LARGE = 0.5

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.errors import BenchError
-from bench.evidence.environment import boot_id
+from bench.evidence.boot import boot_id
 from bench.matrix.contact import Contact, contact
 from bench.place import Place
 from bench.plausible.peaks import Peaks

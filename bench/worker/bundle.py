@@ -21,6 +21,7 @@ WORKER_FILES = (
     "errors.py",
     "interface.py",
     "evidence/__init__.py",
+    "evidence/boot.py",
     "evidence/clocks.py",
     "evidence/cores.py",
     "evidence/environment.py",
@@ -45,10 +46,12 @@ WORKER_FILES = (
     "worker/child_process.py",
     "worker/frames.py",
     "worker/lease.py",
+    "worker/libc.py",
     "worker/loaded.py",
     "worker/pipe.py",
     "worker/protocol.py",
     "worker/supervisor.py",
+    "worker/tools.py",
     "worker/wire.py",
 )
 

@@ -5,38 +5,27 @@ Standard library, numpy, one backend and its runtime; Python 3.10.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import importlib
 import os
-import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from bench.errors import BenchError, Crashed, RunError, UsageError
+from bench.errors import BenchError, RunError, UsageError
 from bench.evidence import environment
 from bench.evidence import load as machine_load
-from bench.interface import Artifact, Backend, Feeds, Finished, Options, Outputs, Packed, Plan, Session, Signature
+from bench.interface import Artifact, Backend, Feeds, Options, Outputs, Packed, Plan, Session, Signature
 from bench.measure import loop, soak
-from bench.measure.scenarios import Scenario
-from bench.measure.streams import Pool
-from bench.worker import loaded, wire
+from bench.worker import wire
+from bench.worker.libc import dying_with_parent, flush, trim
 from bench.worker.protocol import Body, Frame, Intake, Pieces, Unpacker, pack, parts
-
-READ_BYTES = 1 << 20
-TOOL_OUTPUT_BYTES = 64 << 10
-PR_SET_PDEATHSIG = 1
-# Makes glibc give back at once what a converter frees: of resnet50 MNN's took 433 MiB with it and 688 without, pnnx 512
-# and 553, for a second more at most. Source: their peaks on a 2-core x86-64 virtual machine, November 2026.
-SPARING = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
 Reply = tuple[dict[str, Any], list[Any]]
 
@@ -84,6 +73,8 @@ class Child:
         return {"probe": wire.plain(self._require_backend().probe()), "environment": facts}, []
 
     def _prepare(self, args: Mapping[str, Any], body: Body) -> Reply:
+        from bench.worker.tools import BoundedTools  # not at the top: every start would wait for it, and few need it
+
         tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()}, self._say)
         model, options = wire.model(args["model"]), wire.options(args["options"])
         artifact = self._require_backend().prepare(model, options, Path(args["workdir"]), tools)
@@ -106,7 +97,7 @@ class Child:
         if self._session is not None:
             self._session.close()
         self._session, self._signature, self._feeds = None, None, []
-        _trim()
+        trim()
         return {}, []
 
     def _run(self, args: Mapping[str, Any], body: Body) -> Reply:
@@ -189,6 +180,10 @@ class Child:
         }, buffers
 
     def _measure_streams(self, session: Session, args: Mapping[str, Any]) -> Reply:
+        from bench.measure.scenarios import Scenario  # not at the top, for the same reason
+        from bench.measure.streams import Pool
+        from bench.worker import loaded
+
         assert self._loaded is not None
         threads = self._loaded[1].threads
         make = loaded.maker(self._require_backend(), self._spec, *self._loaded, session, self._feeds)
@@ -228,39 +223,6 @@ class Child:
         return self._session, self._signature
 
 
-class BoundedTools:
-    """The runner handed to `prepare`.
-
-    When the phase's time is up, the supervisor kills this process and all that it started, tools included.
-    """
-
-    def __init__(self, paths: Mapping[str, Path], say: Callable[[str], None] = lambda message: None) -> None:
-        self._paths = paths
-        self.say = say
-
-    def run(self, argv: Sequence[str], *, cwd: Path) -> Finished:
-        """Run a program to its end, its output kept and also copied to the log."""
-        environment = {**os.environ, **SPARING, "TMPDIR": str(cwd)}
-        _trim()
-        try:
-            process = subprocess.Popen(
-                list(argv), cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT, preexec_fn=_dying_with_parent(),
-            )  # fmt: skip
-        except OSError as error:
-            raise UsageError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        with process:
-            output = _copied(process.stdout, TOOL_OUTPUT_BYTES)
-        if process.returncode < 0:
-            name = signal.Signals(-process.returncode).name
-            raise Crashed(f"the converter {Path(argv[0]).name} died of {name}", signal=name)
-        return Finished(process.returncode, output.decode("utf-8", "replace"))
-
-    def path(self, name: str) -> Path:
-        """The fetched binary of a declared tool."""
-        return self._paths[name]
-
-
 def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
     """Refuse feeds that are not exactly what the model takes.
 
@@ -286,16 +248,6 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
             raise UsageError(f"input {name!r} takes shape {list(spec.shape)}, it was fed {list(shape)}")
 
 
-def _copied(source: IO[bytes] | None, keep_bytes: int) -> bytes:
-    """The last of a stream. All of it goes to the log as it comes: a tool that hangs has then said why."""
-    kept = b""
-    while source and (data := source.read1(READ_BYTES)):  # type: ignore[attr-defined]
-        sys.stderr.buffer.write(data)
-        sys.stderr.buffer.flush()
-        kept = (kept + data)[-keep_bytes:]
-    return kept
-
-
 def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
     if not isinstance(outputs, dict):
         raise RunError(f"the backend returned {type(outputs).__name__}, not a mapping of outputs")
@@ -308,31 +260,12 @@ def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
     return found
 
 
-def _trim() -> None:
-    """Give back what is free: glibc keeps it, and another process may need it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _bind(cpus: Sequence[int]) -> None:
     try:
         os.sched_setaffinity(0, cpus)
     except OSError as error:
         have = ", ".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
         raise UsageError(f"the process cannot be bound to the CPUs {list(cpus)}", f"it may use {have}") from error
-
-
-def _dying_with_parent() -> Callable[[], None]:
-    """What asks the kernel to kill this process when its parent ends, however it ends (Linux only).
-
-    Made before a fork and called after it, where nothing may be looked up any more.
-    """
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return lambda: None
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _be_the_victim() -> None:
@@ -358,7 +291,7 @@ def _flush_log() -> None:
     """What the runtime printed sits in the buffers of Python and of C; the log's tail is read next."""
     sys.stdout.flush()
     sys.stderr.flush()
-    ctypes.CDLL(None).fflush(None)
+    flush()
 
 
 def _answered(child: Child, frame: Frame) -> list[bytes | memoryview]:
@@ -400,7 +333,7 @@ def serve(source: int, sink: int) -> None:
 
 def main(read_fd: str, write_fd: str) -> None:
     """Entry point: the pipe's ends come as numbers, kept from whatever the runtime starts."""
-    _dying_with_parent()()
+    dying_with_parent()()
     _be_the_victim()
     faulthandler.enable()  # a crash leaves the line of Python that led to it in the log
     for fd in (int(read_fd), int(write_fd)):

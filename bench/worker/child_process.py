@@ -5,7 +5,6 @@ Standard library only, Python 3.10.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -20,7 +19,6 @@ LOG_TAIL_BYTES = 4096
 # How long a process may take to be gone after its pipe ended, and after it was killed.
 LAST_BREATH_S = 2.0
 KILL_LIMIT_S = 10.0
-PR_SET_CHILD_SUBREAPER = 36
 # Variables that change a runtime's speed or numbers behind the record's back. What should hold is an option.
 SCRUBBED = (
     "PYTHON", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "NUMEXPR_", "ONEDNN_", "DNNL_", "ORT_",
@@ -138,14 +136,6 @@ def out_of_memory_kills() -> int:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
     except OSError:
         return 0
-
-
-def adopt_orphans() -> None:
-    """Become the parent of whatever the child leaves behind: leaving its group does not save a process (Linux)."""
-    try:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    except (OSError, AttributeError):
-        pass
 
 
 def kill_orphans(spare: int = 0) -> None:

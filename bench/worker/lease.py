@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 
-from bench.evidence.environment import boot_id
+from bench.evidence.boot import boot_id
 
 PREFIX = "deploybench-lease-"
 

@@ -16,14 +16,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
 
-from bench.evidence.environment import boot_id
+from bench.evidence.boot import boot_id
 from bench.evidence.quiet import Quiet
 from bench.evidence.watch import Watch
 from bench.scratch import Scratch
 from bench.worker.bootstrap import bootstrap
-from bench.worker.child_process import LAST_BREATH_S, ChildProcess, adopt_orphans, error, kill_orphans
+from bench.worker.child_process import LAST_BREATH_S, ChildProcess, error, kill_orphans
 from bench.worker.frames import Frame, ProtocolError, parts
 from bench.worker.lease import Lease
+from bench.worker.libc import adopt_orphans
 from bench.worker.pipe import Pipe
 
 TICK_S = 1.0

@@ -19,7 +19,7 @@ import time
 import pytest
 from device_rig import assert_right_in_fp32, eventually, records, sha256_of, spans, toy_wheel
 
-from bench.evidence.environment import boot_id
+from bench.evidence.boot import boot_id
 from bench.hosts.ssh import Login, SshHost
 
 pytestmark = [pytest.mark.arm_vm, pytest.mark.timeout(900)]

@@ -277,7 +277,7 @@ def test_another_executor_may_drive_the_lanes(run, case):
 
 def test_conversions_are_made_ahead_for_other_machines_alone(run, case, devices, monkeypatch):
     """While a device measures, this machine prepares its next block; while this machine measures, nobody does."""
-    from bench.evidence.environment import boot_id
+    from bench.evidence.boot import boot_id
 
     by_thread = []
     real = Preparation.reference
