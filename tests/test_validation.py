@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import re
 
 from bench import validation
+from bench.conformance import processes
 from bench.cuda_driver import Driver, Gpu
 
 DRIVER = Driver("13.0", "580.95.5", (Gpu(0, "Made-up GPU 9", "9.0", 8 << 30, False),))
@@ -25,17 +26,18 @@ def report(monkeypatch, tmp_path, answers):
     """The report where commands answer by their first words, or are not there; and what was asked."""
     asked = []
 
-    def answer(argv, **options):
+    def answer(argv, limit_s, **options):
         words = list(argv[4:] if argv[1] == "-P" else argv)
         asked.append(words)
         for start, (code, said) in answers.items():
             if tuple(words[: len(start)]) == start:
-                return subprocess.CompletedProcess(argv, code, said, "it said why")
+                return processes.Ended(code, said.encode(), b"it said why")
         raise OSError("no such program")
 
-    monkeypatch.setattr(subprocess, "run", answer)
+    monkeypatch.setattr(processes, "run", answer)
     monkeypatch.setattr(validation.shutil, "which", lambda name: "/trtexec" if ("/trtexec",) in answers else None)
-    return validation.Validation(("net",), 2, tmp_path, lambda message: None).report(DRIVER), asked
+    text = validation.Validation(("net",), 2, tmp_path, lambda message: None).report(DRIVER)
+    return re.sub(" +", " ", text), asked  # tables are padded
 
 
 def test_the_report_of_a_made_up_gpu(monkeypatch, tmp_path):
@@ -62,7 +64,7 @@ def test_the_report_of_a_made_up_gpu(monkeypatch, tmp_path):
         ("ncnn-vulkan", "model", False),
     ]
     assert "| net | ort-cuda | model | as it is | no record | it said why | | | | |" in text
-    assert "| net | GPU Compute Time | 2.5 |  | |" in text
+    assert "| net | GPU Compute Time | 2.5 | | |" in text
     assert validation.path_of(tmp_path, DRIVER).name.endswith("-made-up-gpu-9.md")
 
 
@@ -70,3 +72,9 @@ def test_a_program_that_is_not_there_is_a_line(monkeypatch, tmp_path):
     text, _ = report(monkeypatch, tmp_path, {})
     assert "| ort-cuda | False | no such program |" in text
     assert "Not compared: neither trtexec nor tensorrt_rtx is on the path." in text
+
+
+def test_a_command_that_does_not_end_is_a_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "run", lambda argv, limit_s, **options: processes.Ended(None, b"half of it", b""))
+    told = validation.Validation(("net",), 2, tmp_path, lambda message: None).report(DRIVER)
+    assert "took longer than 900 s" in told
