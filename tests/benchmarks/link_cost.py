@@ -6,7 +6,8 @@ Side by side over the same shared connection to a native sshd on loopback, inter
 where an upload reaches less than 0.9 x scp, an echo less than 0.7 x `ssh cat`, or a case costs more than a second.
 
 `cat` gives back while it still receives; a worker has to have all of a tensor first. So a far side that does no more
-than that stands beside them.
+than that stands beside them. On one connection `cat` takes 1.5 ms for as long as it lasts, on the next one 2: the ratio
+is the median over several connections.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ UPLOAD_MIB = 200
 ROUNDS = 9
 TENSOR_BYTES = 602_112  # float32[1, 3, 224, 224]
 # Echoes of either kind come in runs, each as it goes on its own: the first of a run find the other's in the caches.
-RUNS, ECHOES, FIRST = 12, 20, 3
+CONNECTIONS, RUNS, ECHOES, FIRST = 7, 12, 20, 3
 STORE = f"""
 import os
 room = memoryview(bytearray({TENSOR_BYTES}))
@@ -95,8 +96,26 @@ def upload(host: SshHost, config: Path, folder: Path) -> float:
     return ratio
 
 
-def echo(host: SshHost, cache: Cache, folder: Path) -> float:
+def echo(config: Path, cache: Cache, folder: Path) -> float:
     """Our rate as a share of `ssh cat`'s: a tensor through supervisor and child, an inference that gives it back."""
+    found = []
+    for _ in range(CONNECTIONS):
+        host = SshHost(Login("loop", "loop", str(config)), python=PYTHON, cache=str(folder / "board"))
+        try:
+            found.append(_echoed(host, cache, folder))
+        finally:
+            host.close()
+    mine, cat, store = (statistics.median(each) for each in zip(*found, strict=True))
+    ratios = sorted(one[1] / one[0] for one in found)
+    of_store = statistics.median(one[1] / one[2] for one in found)
+    print(f"echo of {TENSOR_BYTES} bytes through a worker: {mine * 1e3:.2f} ms, ssh cat {cat * 1e3:.2f} ms: "
+          f"{statistics.median(ratios):.2f} x (at least 0.7; {ratios[0]:.2f} to {ratios[-1]:.2f} on {CONNECTIONS} "
+          f"connections); what reads all of it first {store * 1e3:.2f} ms: {of_store:.2f} x")  # fmt: skip
+    return statistics.median(ratios)
+
+
+def _echoed(host: SshHost, cache: Cache, folder: Path) -> tuple[float, float, float]:
+    """Seconds of an echo on one connection: through a worker, by cat, by what reads all of it first."""
     home = Place("local", LocalHost(folder / "work"), cache, lease_folder=str(folder))
     place = Place("loop", host, cache, home=home, lease_folder=str(folder))
     tensor = np.frombuffer(os.urandom(TENSOR_BYTES), np.float32)
@@ -113,10 +132,7 @@ def echo(host: SshHost, cache: Cache, folder: Path) -> float:
     finally:
         for link in links.values():
             link.close()
-    mine, cat, store = (statistics.median(each) for each in taken.values())
-    print(f"echo of {TENSOR_BYTES} bytes through a worker: {mine * 1e3:.2f} ms, ssh cat {cat * 1e3:.2f} ms: "
-          f"{cat / mine:.2f} x (at least 0.7); what reads all of it first: {cat / store:.2f} x")  # fmt: skip
-    return cat / mine
+    return statistics.median(taken["ours"]), statistics.median(taken["cat"]), statistics.median(taken["store"])
 
 
 def _echoing(worker: Worker) -> Callable[[np.ndarray], None]:
@@ -181,7 +197,7 @@ def main() -> int:
         cache = Cache(folder / "cache")
         good = [
             upload(host, config, folder) >= 0.9,
-            echo(host, cache, folder) >= 0.7,
+            echo(config, cache, folder) >= 0.7,
             fixed_cost(host, cache, folder) <= 1.0,
         ]
         return 0 if all(good) else 1
