@@ -1,7 +1,7 @@
 """The same artefact and options measured by deploybench, by a bare loop, by LoadGen, and by whoever else is installed.
 
     python3 make.py crosscheck                            # in a fresh clone: installs what it compares with, too
-    python tests/benchmarks/crosscheck.py                 # with what is installed; seven minutes; --quick: one
+    python tests/benchmarks/crosscheck.py                 # with what is installed; eight minutes; --quick: one
 
 One table of ratios. A round is a fresh process that loads the artefact three times: for the bare loop, for a second
 bare loop (what two loads of the same thing differ by: the A/A column), and for deploybench. LoadGen, pytest-benchmark
@@ -72,7 +72,7 @@ Run = Callable[[Feeds], Any]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, one model less")
-    parser.add_argument("--budget", type=float, default=420.0, metavar="SECONDS", help="begin no round after this time")
+    parser.add_argument("--budget", type=float, default=600.0, metavar="SECONDS", help="begin no round after this time")
     parser.add_argument("--round", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.round:

@@ -1,14 +1,16 @@
 """The same revision measured twice, again and again: `compare` must say nothing but `same`. Run it on a quiet machine.
 
-    python tests/benchmarks/same_twice.py [times, default 10] [argument of `deploybench run` ...]
+    python tests/benchmarks/same_twice.py [--times 10] [--nights 4] [argument of `deploybench run` ...]
 
-Every time is two runs and a comparison of them, with the re-runs that it asks for. All records stay in one folder: the
-first comparison knows no history and the tenth knows eighteen nights. By default squeezenet is measured on all three
+So many nights are recorded first: with one or two of them the gate says of most cells that it cannot tell, as it should
+(`gate.py` has the curve). Then every time is two runs and a comparison of them, with the re-runs that it asks for. All
+records stay in one folder: the tenth comparison knows 22 nights. By default squeezenet is measured on all three
 runtimes. What was too noisy to be measured is counted by itself: it is no verdict on the speed.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,10 +28,15 @@ def deploybench(*argv: str) -> str:
     return done.stdout
 
 
+def night(results: Path, what: tuple[str, ...]) -> None:
+    """One run."""
+    deploybench("run", *what, "--quiet", "--results", str(results))
+
+
 def once(results: Path, what: tuple[str, ...]) -> list[dict[str, object]]:
     """The verdicts on two runs of the same."""
     for _ in range(2):
-        deploybench("run", *what, "--quiet", "--results", str(results))
+        night(results, what)
     old, new = sorted((p for p in results.rglob("*.jsonl")), key=lambda p: p.name)[-2:]
     return [
         json.loads(line)
@@ -40,11 +47,16 @@ def once(results: Path, what: tuple[str, ...]) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    times = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    what = tuple(sys.argv[2:]) or DEFAULT
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--nights", type=int, default=4, help="recorded before the first comparison")
+    asked, rest = parser.parse_known_args()
+    times, what = asked.times, tuple(rest) or DEFAULT
     clean = quiet = 0
     untold: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
+        for _ in range(asked.nights):
+            night(Path(folder), what)
         print("| time | verdicts | largest change | re-run |\n| ---: | --- | ---: | ---: |")
         for number in range(1, times + 1):
             found = once(Path(folder), what)
