@@ -6,8 +6,8 @@ Side by side over the same shared connection to a native sshd on loopback, inter
 where an upload reaches less than 0.9 x scp, an echo less than 0.7 x `ssh cat`, or a case costs more than a second.
 
 `cat` gives back while it still receives; a worker has to have all of a tensor first. So a far side that does no more
-than that stands beside them. On one connection `cat` takes 1.5 ms for as long as it lasts, on the next one 2: the ratio
-is the median over several connections.
+than that stands beside them. `cat` takes 1.5 ms on one connection and 2 on the next: the ratio is the median of
+several.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The same revision measured twice, again and again: `compare` must say nothing but `same`. Run it on a quiet machine.
 
-    python tests/benchmarks/same_twice.py [--times 10] [--nights 4] [argument of `deploybench run` ...]
+    python tests/benchmarks/same_twice.py [--times 10] [--nights 0] [argument of `deploybench run` ...]
 
-So many nights are recorded first: with one or two of them the gate says of most cells that it cannot tell, as it should
-(`gate.py` has the curve). Then every time is two runs and a comparison of them, with the re-runs that it asks for. All
-records stay in one folder: the tenth comparison knows 22 nights. By default squeezenet is measured on all three
-runtimes. What was too noisy to be measured is counted by itself: it is no verdict on the speed.
+Every time is two runs and a comparison of them, with the re-runs that it asks for. All records stay in one folder: the
+first comparison knows no history and the tenth knows eighteen nights, and those of --nights, which are recorded first:
+with one or two the gate says of many cells that it cannot tell (`gate.py` has the curve). By default squeezenet is
+measured on all three runtimes. What was too noisy to be measured is counted by itself: it is no verdict on the speed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def once(results: Path, what: tuple[str, ...]) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--nights", type=int, default=4, help="recorded before the first comparison")
+    parser.add_argument("--nights", type=int, default=0, help="recorded before the first comparison")
     asked, rest = parser.parse_known_args()
     times, what = asked.times, tuple(rest) or DEFAULT
     clean = quiet = 0
