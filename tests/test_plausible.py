@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.evidence import peaks as device
 from bench.evidence.load import Load
 from bench.interface import Options
-from bench.plausible import operations, peaks
+from bench.plausible import operations, operators, peaks
 from bench.plausible.bound import FEATURES, most_flop_per_s
 from bench.report import words
 from bench.store import read_lines, run_files
@@ -275,8 +275,8 @@ def test_the_rule_for_3x3_lies_below_winograd_s():
     """F(6x6, 3x3) needs 64 products for 36 outputs, the best in use: the bound must not be above it."""
     net = convolution([1, 64, 56, 56], [64, 64, 3, 3], pads=[1] * 4).model()
     direct, least = 56 * 56 * 64 * 64 * 9, 56 * 56 * 64 * 64
-    scope = operations._Scope({"x": (1, 64, 56, 56), "w0": (64, 64, 3, 3), "v0_0": (1, 64, 56, 56)}, {"w0": 1.0})
-    macs, fewest = operations._COUNTERS["Conv"](net.graph.node[0], scope)
+    scope = operators.Scope({"x": (1, 64, 56, 56), "w0": (64, 64, 3, 3), "v0_0": (1, 64, 56, 56)}, {"w0": 1.0})
+    macs, fewest = operators.COUNTERS["Conv"](net.graph.node[0], scope)
     assert macs == direct
     assert fewest <= least < direct * 64 / (36 * 9)
 
@@ -287,7 +287,7 @@ def test_an_axis_is_what_a_loop_over_it_finds(length, kernel, stride, dilation, 
     outputs = (length + 2 * begin - dilation * (kernel - 1) - 1) // stride + 1
     if outputs < 1:
         return
-    found = operations._axis(outputs, length, kernel, stride, dilation, begin)
+    found = operators._axis(outputs, length, kernel, stride, dilation, begin)
     reads = [
         (o, t, o * stride + t * dilation - begin)
         for o in range(outputs)

@@ -6,7 +6,6 @@ Source: MNN 3.6.1, measured on x86-64, November 2026.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,6 +68,8 @@ class Mnn(Backend):
 
 def _version() -> str:
     """The installed MNN's, without importing it; empty where there is none."""
+    from importlib import metadata  # 15 ms: a process that measures would wait for it, and asks MNN itself
+
     try:
         return metadata.version("MNN")
     except metadata.PackageNotFoundError:

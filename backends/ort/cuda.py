@@ -9,8 +9,6 @@ Source: onnxruntime-gpu 1.31.1, its options as the library knows them, November 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -122,6 +120,8 @@ class OrtCuda(Ort):
         }
 
     def session_options(self, ort: Any, options: Options) -> Any:
+        import tempfile  # not at the top, nor shutil: the CPU's sessions would wait for them, too
+
         made = super().session_options(ort, options)
         if options.extra["cpu_nodes"] == "none":
             made.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -329,6 +329,8 @@ class CudaSession(OrtSession):
 
     def _look(self) -> None:
         """Read where the nodes of the first run ran, and judge it. Profiling ends here: nothing timed pays for it."""
+        import shutil
+
         profile = Path(self._session.end_profiling())
         try:
             self._nodes = read(profile)

@@ -14,6 +14,7 @@ from bench.cli.options import (
     quiet_option,
     results_option,
     say,
+    strict_option,
     threshold_option,
 )
 
@@ -59,7 +60,7 @@ Examples:
     metavar="SECONDS",
     help="Begin no trial of a re-run after this time.",
 )
-@click.option("--strict", is_flag=True, help="Exit 1 also for what is suspected or cannot be told.")
+@strict_option("also for what is suspected or cannot be told")
 @quiet_option
 @results_option
 @cache_option

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, json_option, quiet_option, results_option
+from bench.cli.options import cache_option, json_option, quiet_option, results_option, strict_option
 
 EXAMPLES = """\b
 Examples:
@@ -29,7 +29,7 @@ Examples:
 @click.option("--resume", is_flag=True, help="Run what the last run of this matrix did not come to.")
 @click.option("--shard", default="1/1", metavar="I/N", help="Run the I-th of N parts; `merge` joins their results.")
 @click.option("--example", is_flag=True, help="Print a matrix file that explains itself.")
-@click.option("--strict", is_flag=True, help="Exit 1 for every cell that is not ok.")
+@strict_option("for every cell that is not ok")
 @quiet_option
 @results_option
 @cache_option

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bench.record import Record
-from bench.report import loaded, words
+from bench.report import shown, words
 
 AN_HOUR_S = 3600.0
 
@@ -85,8 +85,8 @@ class Watcher:
             title, seconds = self._titles[result.cell]
             found.done += 1
             found.done_s += seconds
-            if words.published(result):
-                said = f"{loaded.cell(result)} {loaded.unit(result)}, error {words.error_of_scale(result)} of scale"
+            if shown.published(result):
+                said = f"{shown.line(result)}, error {words.error_of_scale(result)} of scale"
             else:
                 said = f"{result.status}: {words.reason(result)}"
             left = f"{found.done} of {found.cells}" + (f" on {device}" if len(self._devices) > 1 else "")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import json_option, results_option, say
+from bench.cli.options import json_option, results_option, say, strict_option
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +27,7 @@ LISTED = 20
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     metavar="FOLDER...",
 )
-@click.option("--strict", is_flag=True, help="Exit 1 for every cell that is not ok.")
+@strict_option("for every cell that is not ok")
 @click.option("--quiet", is_flag=True, help="Nothing on standard error but what is missing.")
 @results_option
 @json_option

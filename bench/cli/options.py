@@ -102,6 +102,12 @@ results_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on standard error.")
+batch_option = click.option(
+    "--batch", type=click.IntRange(1), help="Size of the first dimension of every input that leaves it open."
+)
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="INPUT=N,C,H,W", help="Shape of an input that leaves it open."
+)
 tolerance_option = click.option(
     "--tolerance",
     metavar="NAME|RTOL,ATOL",
@@ -119,6 +125,11 @@ def threshold_option(about: str) -> Decorator:
         metavar="SHARE",
         help=about,
     )
+
+
+def strict_option(about: str) -> Decorator:
+    """`--strict`; what else fails a command is the verb's."""
+    return click.option("--strict", is_flag=True, help=f"Exit 1 {about}.")
 
 
 def say(message: str) -> None:
@@ -145,12 +156,8 @@ case_options = stacked(
     click.option(
         "--precision", default="model", show_default=True, help="What to compute in; `model`: what the file says."
     ),
-    click.option(
-        "--batch", type=click.IntRange(1), help="Size of the first dimension of every input that leaves it open."
-    ),
-    click.option(
-        "--shape", "shapes", multiple=True, metavar="INPUT=N,C,H,W", help="Shape of an input that leaves it open."
-    ),
+    batch_option,
+    shape_option,
     click.option(
         "-o", "--option", "extra", multiple=True, metavar="[BACKEND:]NAME=VALUE", help="A backend's own option."
     ),

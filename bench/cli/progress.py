@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from bench.record import Record
-from bench.report import loaded, soak, words
+from bench.report import shown, words
 
 
 class Reporter:
@@ -55,11 +55,8 @@ class Reporter:
 
     def case_ended(self, result: Record) -> None:
         what = f"{result.case.model.name} on {result.case.backend}"
-        if soak.published(result):
-            text = f"{what}: {soak.headline(result)}, error {words.error_of_scale(result)} of scale"
-        elif words.published(result):
-            error = words.error_and_noise(result)
-            text = f"{what}: {loaded.cell(result)} {loaded.unit(result)}, error {error} of scale"
+        if shown.published(result):
+            text = f"{what}: {shown.line(result)}, error {words.error_and_noise(result)} of scale"
         else:
             text = f"{what}: {result.status}: {words.reason(result)}"
         left = "" if self._live or not self._title else f"  [{self._title}]"

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bench.cli.options import cache_option, complete_models, json_option, say
+from bench.cli.options import batch_option, cache_option, complete_models, json_option, say, shape_option
 from bench.cli.parsing import parse_shapes
 
 EXAMPLES = """\b
@@ -35,10 +35,8 @@ Examples:
     "--data", type=click.Path(path_type=Path), metavar="PATH", help=".npz, .npy, .pb, an image, or a folder of them."
 )
 @click.option("--preprocess", metavar="STEPS", help="How an image becomes an input: imagenet, or resize=...,crop=...")
-@click.option("--batch", type=click.IntRange(1), help="Size of the first dimension of every input that leaves it open.")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="INPUT=N,C,H,W", help="Shape of an input that leaves it open."
-)
+@batch_option
+@shape_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder to write.  [default: MODEL-reference]")
 @cache_option
 @json_option

@@ -21,6 +21,7 @@ from bench.cli.options import (
     quiet_option,
     results_option,
     stacked,
+    strict_option,
     tolerance_option,
 )
 from bench.cli.parsing import given_tolerance, parse_limits, parse_target
@@ -127,7 +128,7 @@ measure_options = stacked(
     click.option(
         "--preprocess", metavar="STEPS", help="How an image becomes an input: imagenet, or resize=...,crop=..."
     ),
-    click.option("--strict", is_flag=True, help="Exit 1 for every case that is not ok."),
+    strict_option("for every case that is not ok"),
     quiet_option,
 )
 

@@ -4,15 +4,8 @@
 depends on and that does not depend on weights alone. It is what GFLOP/s are made of.
 
 `least_macs` is for accusing: no runtime, however clever, does with fewer, one operator at a time. It leaves out
-- taps that fall into the padding, weights that are zero (sparse kernels), nodes that say the same twice;
-- what fast convolutions save. A bilinear algorithm needs as many products as it has inputs, outputs or weights,
-  whichever is most (the rank of a tensor is at least each of its dimensions). For 3x3 that is one ninth; the best in
-  use, Winograd's F(6x6, 3x3), reaches 1/5.06, and FFTs end at 1/6. Large kernels, strides, dilations and depthwise
-  convolutions follow the same rule. Source: Winograd, Arithmetic Complexity of Computations (1980); Lavin and Gray,
-  Fast Algorithms for Convolutional Neural Networks (2015).
-- what fast matrix products save: one eighth per level of Strassen's. MNN uses up to five levels for matrix products and
-  1x1 convolutions (Source: MNN 3, source/backend/cpu/compute/StrassenMatmulComputor.hpp, maxDepth); nobody more.
-- half of a product of two computed matrices: a kernel that knows a causal mask leaves the other half out;
+- what an operator can be spared (`operators`): padding, zeros, what fast algorithms save;
+- nodes that say the same twice;
 - what lies before a Slice, Gather or Split, as far as the rest of it is not needed elsewhere;
 - every iteration of a loop, all but the cheaper branch of an If, and operators that it does not know (`uncounted`).
 
@@ -21,9 +14,8 @@ Bytes accuse nobody: a cache may hold all weights, and runtimes may pack them.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +24,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-from bench.cache import Cache, key_of
+from bench.cache import Cache, hash_files, key_of
 from bench.errors import BenchError
 from bench.interface import Array, Model
+from bench.plausible.operators import COUNTERS, Scope, Shape
 
-Shape = tuple[int, ...]
 # Weights of this many elements and more are not shown to shape inference: it copies the whole model, up to 2 GB.
 _SHOWN = 1024
-_STRASSEN_LEVELS, _STRASSEN_LEAF = 5, 4
 _NARROW = (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)
 _INDICES = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL, TensorProto.STRING)
 # Operators of the default domain that compute much, and that are not counted. The others of it only move or map.
@@ -69,7 +60,7 @@ def counted(model: Model, cache: Cache) -> Counts:
     Raises:
         BenchError: it cannot be counted.
     """
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    code = hash_files(Path(__file__).parent, ["operations.py", "operators.py"])
 
     def build(folder: Path) -> dict[str, Any]:
         return asdict(count(model.path))
@@ -97,7 +88,7 @@ def _count(path: Path) -> Counts:
     weights = {t.name: _weight(t, path.parent) for t in proto.graph.initializer}
     _leave_out_weights(proto)
     proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    scope = _Scope({}, {n: w.density for n, w in weights.items()})
+    scope = Scope({}, {n: w.density for n, w in weights.items()})
     work = _graph(proto.graph, scope)
     taken = [i for i in proto.graph.input if i.name not in weights]
     ends = sum(_value_bytes(value) for value in (*taken, *proto.graph.output))
@@ -188,14 +179,6 @@ def _shape(value: Any) -> Shape | None:
     return tuple(int(dim.dim_value) for dim in kind.shape.dim)
 
 
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """What is known where a node stands: shapes, and of what is constant the share that is not zero."""
-
-    shapes: dict[str, Shape]
-    constants: dict[str, float]
-
-
 @dataclass(slots=True)
 class _Work:
     """A graph's work. `live`: the values that an output depends on."""
@@ -206,10 +189,10 @@ class _Work:
     live: set[str] = field(default_factory=set)
 
 
-def _graph(graph: Any, outer: _Scope) -> _Work:
+def _graph(graph: Any, outer: Scope) -> _Work:
     known = {v.name: s for v in (*graph.input, *graph.value_info, *graph.output) if (s := _shape(v)) is not None}
     known |= {t.name: tuple(t.dims) for t in graph.initializer}
-    scope = _Scope(outer.shapes | known, {t.name: 1.0 for t in graph.initializer} | outer.constants)
+    scope = Scope(outer.shapes | known, {t.name: 1.0 for t in graph.initializer} | outer.constants)
     nodes = _worth_running(graph, scope)
     work = _Work()
     needed = _needed(graph, nodes, scope, work.live)
@@ -220,7 +203,7 @@ def _graph(graph: Any, outer: _Scope) -> _Work:
     return work
 
 
-def _worth_running(graph: Any, scope: _Scope) -> list[Any]:
+def _worth_running(graph: Any, scope: Scope) -> list[Any]:
     """The nodes that cost something, in order: neither computable beforehand nor the same as one before.
 
     What is computable beforehand becomes a constant of the scope.
@@ -250,13 +233,13 @@ def _worth_running(graph: Any, scope: _Scope) -> list[Any]:
     return [node for node in found if not twins.intersection(node.output)]
 
 
-def _is_constant(node: Any, scope: _Scope) -> bool:
+def _is_constant(node: Any, scope: Scope) -> bool:
     if node.op_type in ("Shape", "Size"):
         return node.input[0] in scope.shapes or node.input[0] in scope.constants
     return not _bodies(node) and all(name in scope.constants for name in node.input if name)
 
 
-def _needed(graph: Any, nodes: Sequence[Any], scope: _Scope, live: set[str]) -> dict[str, float]:
+def _needed(graph: Any, nodes: Sequence[Any], scope: Scope, live: set[str]) -> dict[str, float]:
     """Of each value the share of its elements that the outputs depend on at least; `live` gets whatever they do."""
     needed: dict[str, float] = {value.name: 1.0 for value in graph.output}
     live.update(needed)
@@ -319,7 +302,7 @@ def _free(graph: Any) -> set[str]:
     return used - made - {value.name for value in (*graph.input, *graph.initializer)}
 
 
-def _add(work: _Work, node: Any, share: float, scope: _Scope) -> None:
+def _add(work: _Work, node: Any, share: float, scope: Scope) -> None:
     if node.op_type == "If":
         branches = [_graph(body, scope) for body in _bodies(node)]
         cheapest = min(branches, key=lambda b: b.macs)
@@ -328,7 +311,7 @@ def _add(work: _Work, node: Any, share: float, scope: _Scope) -> None:
         work.uncounted |= set().union(*(b.uncounted for b in branches))
         return
     standard = node.domain in ("", "ai.onnx", "ai.onnx.ml")
-    counter = _COUNTERS.get(node.op_type)
+    counter = COUNTERS.get(node.op_type)
     if counter is None:
         if not standard or node.op_type in _HEAVY or node.op_type == "Loop":
             work.uncounted.add(node.op_type)
@@ -340,154 +323,3 @@ def _add(work: _Work, node: Any, share: float, scope: _Scope) -> None:
         return
     work.macs += macs
     work.least += share * least
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-
-def _strassen(rows: int, inner: int, columns: int) -> float:
-    """The share of the products of a matrix product that the deepest recursion in use leaves."""
-    smallest = min(rows, inner, columns)
-    levels = int(math.log2(smallest / _STRASSEN_LEAF)) if smallest >= _STRASSEN_LEAF else 0
-    return float((7 / 8) ** min(levels, _STRASSEN_LEVELS))
-
-
-def _product(rows: int, inner: int, columns: int, *, density: float | None, times: int = 1) -> tuple[int, float]:
-    """`times` products of [rows, inner] with [inner, columns]; `density` is None where both are computed."""
-    macs = times * rows * inner * columns
-    return macs, macs * _strassen(rows, inner, columns) * (0.5 if density is None else density)
-
-
-def _matmul(a: int, b: int) -> Callable[[Any, _Scope], tuple[int, float]]:
-    def counter(node: Any, scope: _Scope) -> tuple[int, float]:
-        left, right, out = (scope.shapes[n] for n in (node.input[a], node.input[b], node.output[0]))
-        columns = right[-1] if len(right) > 1 else 1
-        rows = math.prod(out) // max(1, columns)
-        return _product(rows, left[-1], columns, density=_density_of(node, (a, b), scope))
-
-    return counter
-
-
-def _density_of(node: Any, inputs: Sequence[int], scope: _Scope) -> float | None:
-    constant = [scope.constants[node.input[i]] for i in inputs if node.input[i] in scope.constants]
-    return min(constant, default=None)
-
-
-def _gemm(node: Any, scope: _Scope) -> tuple[int, float]:
-    left, out = scope.shapes[node.input[0]], scope.shapes[node.output[0]]
-    inner = left[0] if _attributes(node).get("transA") else left[1]
-    return _product(out[0], inner, out[1], density=_density_of(node, (0, 1), scope))
-
-
-def _einsum(node: Any, scope: _Scope) -> tuple[int, float]:
-    equation = _attributes(node)["equation"].decode().replace(" ", "")
-    if "..." in equation or len(node.input) > 2:
-        raise KeyError(equation)
-    sizes: dict[str, int] = {}
-    for labels, name in zip(equation.partition("->")[0].split(","), node.input, strict=True):
-        sizes |= dict(zip(labels, scope.shapes[name], strict=True))
-    if len(node.input) == 1:
-        return 0, 0.0
-    macs = math.prod(sizes.values())
-    half = 0.5 if (density := _density_of(node, (0, 1), scope)) is None else density
-    return macs, macs * half * float((7 / 8) ** _STRASSEN_LEVELS)
-
-
-def _recurrent(gates: int) -> Callable[[Any, _Scope], tuple[int, float]]:
-    def counter(node: Any, scope: _Scope) -> tuple[int, float]:
-        taken, weights = scope.shapes[node.input[0]], scope.shapes[node.input[1]]
-        given = _attributes(node)
-        hidden = given.get("hidden_size") or weights[1] // gates
-        steps, batch = (taken[1], taken[0]) if given.get("layout") else (taken[0], taken[1])
-        each = batch * weights[0] * gates * hidden
-        macs = steps * each * (taken[2] + hidden)
-        shortened = len(node.input) > 4 and node.input[4]  # the lengths of sequences are data
-        least = 0 if shortened else each * (steps * taken[2] + (steps - 1) * hidden)  # it may start from zeros
-        density = min(scope.constants.get(name, 1.0) for name in node.input[1:3])
-        return macs, least * density * float((7 / 8) ** _STRASSEN_LEVELS)
-
-    return counter
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One spatial axis of a convolution, without its padding: products, and what of each side takes part in them."""
-
-    taps: int
-    images: int
-    kernel: int
-    outputs: int
-
-
-def _axis(outputs: int, length: int, kernel: int, stride: int, dilation: int, begin: int) -> _Axis:
-    at = np.arange(outputs)[:, None] * stride + np.arange(kernel)[None, :] * dilation - begin
-    inside = (at >= 0) & (at < length)
-    return _Axis(
-        taps=int(inside.sum()),
-        images=int(np.unique(at[inside]).size),
-        kernel=int(inside.any(axis=0).sum()),
-        outputs=int(inside.any(axis=1).sum()),
-    )
-
-
-def _convolution(x: int, w: int, *, transposed: bool = False) -> Callable[[Any, _Scope], tuple[int, float]]:
-    def counter(node: Any, scope: _Scope) -> tuple[int, float]:
-        image, weights, out = (scope.shapes[n] for n in (node.input[x], node.input[w], node.output[0]))
-        given = _attributes(node)
-        group, kernel, rank = given.get("group", 1), weights[2:], len(weights) - 2
-        # A transposed convolution takes the way back: its inputs stand where the outputs of one stand.
-        small, large = (image[2:], out[2:]) if transposed else (out[2:], image[2:])
-        strides, dilations = (given.get(name) or [1] * rank for name in ("strides", "dilations"))
-        begins = _begins(given, small, large, kernel, strides, dilations)
-        pairs = image[0] * weights[0] * weights[1]
-        macs = pairs * math.prod(small) * math.prod(kernel)
-        axes = [_axis(*facts) for facts in zip(small, large, kernel, strides, dilations, begins, strict=True)]
-        most = max(
-            math.prod(a.images for a in axes), math.prod(a.kernel for a in axes), math.prod(a.outputs for a in axes)
-        )
-        products = min(math.prod(a.taps for a in axes), most)
-        inner = image[1] // group
-        fast = _strassen(image[0] * math.prod(small), inner, weights[0] * weights[1] // max(1, inner))
-        density = scope.constants.get(node.input[w], 1.0)
-        return macs, pairs * products * fast * density
-
-    return counter
-
-
-def _begins(
-    given: Mapping[str, Any],
-    small: Sequence[int],
-    large: Sequence[int],
-    kernel: Sequence[int],
-    strides: Sequence[int],
-    dilations: Sequence[int],
-) -> list[int]:
-    """The padding before each axis."""
-    auto = given.get("auto_pad", b"NOTSET")
-    if auto == b"NOTSET" and "output_shape" not in given:
-        return list(given.get("pads") or [0] * len(kernel))[: len(kernel)]
-    if auto == b"VALID":
-        return [0] * len(kernel)
-    totals = [
-        max(0, (m - 1) * s + (k - 1) * d + 1 - n)
-        for m, n, k, s, d in zip(small, large, kernel, strides, dilations, strict=True)
-    ]
-    return [math.ceil(total / 2) if auto == b"SAME_LOWER" else total // 2 for total in totals]
-
-
-_COUNTERS: Mapping[str, Callable[[Any, _Scope], tuple[int, float]]] = {
-    "Conv": _convolution(0, 1),
-    "FusedConv": _convolution(0, 1),
-    "ConvInteger": _convolution(0, 1),
-    "QLinearConv": _convolution(0, 3),
-    "ConvTranspose": _convolution(0, 1, transposed=True),
-    "Gemm": _gemm,
-    "MatMul": _matmul(0, 1),
-    "MatMulInteger": _matmul(0, 1),
-    "QLinearMatMul": _matmul(0, 3),
-    "Einsum": _einsum,
-    "LSTM": _recurrent(4),
-    "GRU": _recurrent(3),
-    "RNN": _recurrent(1),
-}

@@ -1,4 +1,4 @@
-"""What the tests of one pytest process share: the cache, the run's file, what backends can do, and whose turn it is."""
+"""What the tests of one pytest process share: the cache, a run's files, what backends can do, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bench.place import Place, probe
 from bench.plausible.peaks import Peaks
 from bench.preparation import Preparation
 from bench.pytest_plugin import asked, marked
+from bench.pytest_plugin.journal import Files, Journal
 from bench.pytest_plugin.session import Session
-from bench.record import Line
 from bench.registry import Registered, find
 from bench.runner import Running
-from bench.store import RunFile, new_run
+from bench.store import new_run
 
 TURN = "pytest"
 
@@ -37,10 +37,9 @@ class Suite:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.quick = _quick(config)
-        self._results = _folder(config, "results") or config.rootpath / "results"
         self._cache = Cache(_folder(config, "cache") or default_cache())
-        self._run = new_run()
-        self._files: dict[str, RunFile] = {}
+        results = _folder(config, "results") or config.rootpath / "results"
+        self._files = Files(results, new_run(), config.invocation_params.dir)
         self._probes: dict[tuple[str, str], Probe] = {}
         self._machines: dict[str, tuple[str, Peaks]] = {}
         self._preparation = Preparation()
@@ -67,7 +66,7 @@ class Suite:
         (found,) = chosen.cases([model], [backend], asked.wanted(words, case), place)
         machine, peaks = self._machine_of(place, backend)
         settings = asked.settings(words)
-        journal = Journal(self, machine, self._run)
+        journal = Journal(self._files, machine)
         running = Running(found, settings, journal, peaks, self._preparation)
         return Session(running, place, settings, journal, request.node, quick=self.quick)
 
@@ -111,24 +110,8 @@ class Suite:
             with capturing.global_and_fixture_disabled():
                 print(f"\ndeploybench: {message}", file=sys.stderr, flush=True)
 
-    def file(self, machine: str) -> RunFile:
-        """The run's file for records of that machine, made when the first line is written."""
-        if machine not in self._files:
-            try:
-                self._files[machine] = RunFile(self._results, machine, self._run)
-            except BenchError as error:
-                text = f"{error.message}; choose another folder with --deploybench-results=DIR"
-                raise pytest.fail.Exception(text, pytrace=False) from None
-        return self._files[machine]
-
-    def shown(self, path: Path) -> str:
-        """A path as the terminal shows it, from where pytest was started."""
-        start = self._config.invocation_params.dir
-        return str(path.relative_to(start) if path.is_relative_to(start) else path)
-
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        self._files.close()
 
 
 class _NotTimed(Peaks):
@@ -136,30 +119,6 @@ class _NotTimed(Peaks):
 
     def of(self, backend: Registered, options: Options) -> Mapping[str, Any]:
         raise BenchError("nothing was timed")
-
-
-class Journal:
-    """The lines of one test. They are held back until it is known that there is something to tell.
-
-    A test that only proves answers leaves no record when they are right; one that measures, or fails, does.
-    """
-
-    def __init__(self, suite: Suite, machine: str, run: str) -> None:
-        self._suite, self.machine, self.run = suite, machine, run
-        self._held: list[Line] | None = []
-
-    def append(self, line: Line) -> None:
-        if self._held is None:
-            self._suite.file(self.machine).append(line)
-        else:
-            self._held.append(line)
-
-    def release(self) -> str:
-        """Write down what was held back, and whatever comes, at once; the file, as the terminal shows it."""
-        held, self._held = self._held, None
-        for line in held or ():
-            self.append(line)
-        return self._suite.shown(self._suite.file(self.machine).path)
 
 
 def _quick(config: pytest.Config) -> bool:

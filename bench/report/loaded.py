@@ -39,11 +39,11 @@ def setting(options: OptionFacts) -> str:
     return options.scenario if options.streams is None else f"{options.scenario}, {_streams(options.streams)}"
 
 
-def cell(record: Record) -> str:
-    """The text of any record's cell: its headline with marks, or the status and why."""
+def cell(record: Record, unit: str = "") -> str:
+    """The text of any record's cell: its headline with marks, or the status and why. `unit` as in `words.cell`."""
     if not applies(record) or not words.published(record):
-        return words.cell(record)
-    return f"{_headline(record)}{''.join(words.marks_of(record))}"
+        return words.cell(record, unit)
+    return f"{_headline(record)}{unit}{''.join(words.marks_of(record))}"
 
 
 def _headline(record: Record) -> str:
@@ -69,7 +69,7 @@ def p99(record: Record) -> str:
 
 
 def unit(record: Record) -> str:
-    """What stands behind the cell where no heading says it."""
+    """What stands behind the figure where no heading says it."""
     if not applies(record):
         return "ms"
     if record.case.options.scenario == "offline":

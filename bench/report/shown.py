@@ -17,4 +17,4 @@ def line(record: Record) -> str:
         return f"{record.status}: {words.escape(words.shorten(words.reason(record)))}"
     if record.case.options.scenario == "soak":
         return soak.headline(record)
-    return f"{loaded.cell(record)} {loaded.unit(record)}"
+    return loaded.cell(record, f" {loaded.unit(record)}")

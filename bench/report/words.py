@@ -84,10 +84,11 @@ def emulated(record: Record) -> bool:
     return record.evidence.emulated != ""
 
 
-def cell(record: Record) -> str:
+def cell(record: Record, unit: str = "") -> str:
     """The text of the record's cell: the median with its interval and marks, or the status and why.
 
-    Without an interval over processes, the lowest and highest median of the trials stand in brackets.
+    Without an interval over processes, the lowest and highest median of the trials stand in brackets. `unit`: what
+    stands before the marks, where no heading says it.
     """
     if not published(record) or record.latency is None:
         return f"{record.status}: {escape(shorten(reason(record)))}"
@@ -96,7 +97,7 @@ def cell(record: Record) -> str:
     if record.latency.p50_ci_relative is not None:
         spread = f" ±{percent(record.latency.p50_ci_relative)}"
     marks = "".join(marks_of(record))
-    return f"{milliseconds(record.latency.p50_ns)}{spread}{marks}"
+    return f"{milliseconds(record.latency.p50_ns)}{spread}{unit}{marks}"
 
 
 MARKS = {

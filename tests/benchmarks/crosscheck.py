@@ -54,10 +54,12 @@ from bench.worker.lease import Lease
 
 MODELS = ("squeezenet", "shufflenet", "mobilenet_v2", "tiny_cnn")
 BACKENDS = ("ort-cpu", "ncnn", "mnn")
-ROUNDS, QUICK_ROUNDS = 7, 3
-WINDOW_S, QUICK_WINDOW_S = 0.5, 0.2
+# What loads of the same artefact differ by is more than what turns do, so rounds are many and short; a multiple of six,
+# so that each load comes first as often as the others, in both orders of the turns.
+ROUNDS, QUICK_ROUNDS = 12, 3
+WINDOW_S, QUICK_WINDOW_S = 0.25, 0.2
 WARM_UP_S = 0.1
-TURNS, QUICK_TURNS = 8, 3
+TURNS, QUICK_TURNS = 4, 3
 MIN_COUNT = 15
 TARGET = 0.005
 SHORT_MS = 0.1  # 0.5 % of it is a few hundred nanoseconds: what two calls of Python cost
@@ -172,10 +174,14 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
     feeds = feeds_of(job)
     window_s, turns = (QUICK_WINDOW_S, QUICK_TURNS) if job["quick"] else (WINDOW_S, TURNS)
     loads: list[Callable[[], Any]] = [lambda: bare_session(job), lambda: bare_session(job), lambda: our_session(job)]
-    order = [(job["number"] + step) % 3 for step in range(3)]  # who is loaded first may have the better memory
-    loaded = {index: loads[index]() for index in order}
+    loaded: dict[int, Any] = {}
+    typical_ns = 0.0
+    for step in range(3):
+        # Who is loaded and runs first has other memory than who comes after: on ncnn 1 to 3 % are between them.
+        index = (job["number"] + step) % 3
+        loaded[index] = loads[index]()
+        typical_ns = max(typical_ns, warmed_up(loaded[index][0] if index < 2 else loaded[index].run, feeds))
     (run, raw), (again, _), session = loaded[0], loaded[1], loaded[2]
-    typical_ns = max(warmed_up(way, feeds) for way in (run, again, session.run))
     count = max(MIN_COUNT, round(window_s * 1e9 / turns / typical_ns))
     ways: dict[str, Callable[[], float]] = {
         "bare": lambda: bare_loop(run, feeds, count),
@@ -232,13 +238,15 @@ def ours(session: Session, feeds: list[Feeds], count: int) -> float:
 
 
 def bare_loop(run: Run, feeds: list[Feeds], count: int) -> float:
-    run(feeds[-1])  # for no sample, as ours does: whose turn was before has had the CPU's caches
+    outputs = run(feeds[-1])  # for no sample, as ours does: whose turn was before has had the CPU's caches
     taken: list[int] = []
     while len(taken) < count:
         for feed in feeds:
+            outputs = None  # freed outside the timed span, as ours are: memory may go back to the system with them
             begin = perf_counter_ns()
-            run(feed)
+            outputs = run(feed)
             taken.append(perf_counter_ns() - begin)
+    del outputs
     return statistics.median(taken[:count])
 
 
