@@ -43,13 +43,6 @@ class Limits:
     close: float = 60.0
 
 
-class Supervisors(Protocol):
-    """Who has supervisors to lend."""
-
-    def lent(self, place: Place, backend: Registered) -> AbstractContextManager[Worker]:
-        """One on the machine of `place`, without a child, and without the machine."""
-
-
 class Workers(Protocol):
     """Workers that stay, on a machine that is held."""
 
@@ -80,8 +73,6 @@ class Place:
     """How often a trial is begun again whose link was lost."""
     workers: Workers | None = None
     """Where the machine is held for a while, those that stay; else each is a fresh one that asks for the machine."""
-    supervisors: Supervisors | None = None
-    """Who lends the supervisor of a fresh worker; else that is fresh, too."""
 
     @property
     def near(self) -> Place:
@@ -142,8 +133,7 @@ def started(
         with place.workers.started(place, backend, cpus, purpose=purpose, builds=builds) as ready:
             yield ready
         return
-    lent = place.supervisors.lent if place.supervisors else worker_on
-    with lent(place, backend) as worker, leased(worker, place, purpose):
+    with worker_on(place, backend) as worker, leased(worker, place, purpose):
         waited = _quiet(worker, place, wait) if wait else None
         yield replace(begun(worker, place, backend, cpus, builds=builds), waited=waited)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,6 @@ from bench.plausible.peaks import Peaks
 from bench.preparation import Preparation
 from bench.record import EndLine, Record, SliceLine, TrialLine
 from bench.reference import NoiseFloor
-from bench.standby import Standby
 from bench.store import Journal, RunFile
 from bench.trial import TrialPlan, error_facts, run_trial
 
@@ -292,11 +291,10 @@ def measure_cases(
     """
     running = [site.running(case, settings, again or {}) for case in cases]
     calm = Calm(settings)
-    with Standby() as supervisors:
-        for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
-            for case in running if number % 2 == 0 else reversed(running):
-                if not case.ended:
-                    _one_trial(case, number, running, site.place, supervisors, calm, progress, out_of_time)
+    for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
+        for case in running if number % 2 == 0 else reversed(running):
+            if not case.ended:
+                _one_trial(case, number, running, site.place, settings, calm, progress, out_of_time)
     return [case.record() for case in running]
 
 
@@ -323,7 +321,7 @@ def _one_trial(
     number: int,
     running: Sequence[Running],
     place: Place,
-    supervisors: Standby,
+    settings: Settings,
     calm: Calm,
     progress: Progress,
     out_of_time: Callable[[], bool],
@@ -339,7 +337,7 @@ def _one_trial(
     if number == 0:
         case.begin(place)
     if not case.ended:
-        calm.learn(case.trial(replace(place, supervisors=supervisors), calm.wait()))
+        calm.learn(case.trial(place, calm.wait()))
         if reason := case.wants_more():
             case.end(reason)
     progress.trial_ended(sum(c.trials_left() for c in running))

@@ -1,4 +1,4 @@
-"""How well this machine can measure: its clock, its sleep, our loop's cost, its neighbours, and its A/A noise floor.
+"""How well this machine measures: its clock, its sleep, our loop's cost, its neighbours, its A/A noise floor, its CPUs.
 
 A/A: the same artefact is measured as A and as B in interleaved fresh processes, by the very worker that `run` uses.
 Whatever the two differ by is noise, and no difference smaller than that can be seen here.
@@ -19,8 +19,10 @@ from statistics import NormalDist
 from time import perf_counter_ns
 
 from bench.artifacts import prepare
+from bench.cpus import Alike, alike
 from bench.errors import BenchError
 from bench.evidence import clocks, load
+from bench.evidence.cores import clusters
 from bench.fold import noisy
 from bench.interface import Array, Feeds, Options, Plan
 from bench.measure import loop
@@ -228,7 +230,7 @@ def noise_floor(workload: Workload, place: Place, seconds: float, say: Callable[
     """Measure the workload against itself for about so long. What goes wrong is in `problem`."""
     name = f"{workload.model} on {workload.backend}"
     try:
-        plan = _plan(workload, place)
+        plan = planned(workload, place)
     except BenchError as error:
         return NoiseFloor(name, problem=error.message)
     end = time.monotonic() + seconds
@@ -246,7 +248,19 @@ def noise_floor(workload: Workload, place: Place, seconds: float, say: Callable[
     return summary(name, pairs)
 
 
-def _plan(workload: Workload, place: Place) -> TrialPlan:
+def cpus_alike(place: Place, seconds: float, say: Callable[[str], None]) -> Alike:
+    """Whether the fastest kind of this machine's CPUs are alike, by the real workload."""
+    usable = os.sched_getaffinity(0)
+    kinds = clusters()
+    try:
+        plan = planned(REAL, place)
+    except BenchError as error:
+        return Alike(problem=error.message)
+    return alike(plan, sorted(usable & set(kinds[-1].cpus) if kinds else usable), place, seconds, say)
+
+
+def planned(workload: Workload, place: Place) -> TrialPlan:
+    """How a trial of it is run. Raises BenchError where it cannot be prepared."""
     registered = find(workload.backend)
     resolved = resolve(workload.model, place.cache, shapes={}, say=place.say)
     options = Options(extra=complete_options(registered.create(), dict(workload.extra)))
@@ -303,9 +317,16 @@ def student_t(degrees: int, q: float = 0.975) -> float:
     )
 
 
-def advice(facts: MachineFacts, floors: Sequence[NoiseFloor] = ()) -> list[str]:
+def advice(facts: MachineFacts, floors: Sequence[NoiseFloor] = (), cpus: Alike | None = None) -> list[str]:
     """What would quiet this machine, only what applies."""
     found = []
+    if cpus and cpus.worse:
+        good = [c.cpu for c in cpus.cpus if c.cpu not in cpus.worse]
+        named = ", ".join(map(str, cpus.worse))
+        found.append(
+            f"something that cannot be seen from here slows CPU {named}, not CPU {cpus.best.cpu}: look again in a few "
+            f"minutes, and measure with --cpus {','.join(map(str, good))} while it lasts"
+        )
     if facts.foreign_cpu is not None and facts.foreign_cpu > MAX_FOREIGN_CPU:
         names = [f"{name} ({share:.0%})" for name, share in facts.busiest if share >= 0.005]
         if sum(share for _, share in facts.busiest) < facts.foreign_cpu / 2:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench import selfcheck
+from bench import cpus, selfcheck
 from bench.record import LoadFacts, Series, TrialLine
 from bench.selfcheck import MachineFacts, NoiseFloor, advice, smallest_difference, student_t, summary, verdict
 
@@ -149,6 +149,52 @@ def test_a_busy_process_is_named():
     assert found.foreign_cpu > 0.03
 
 
+# --- CPUs
+
+
+STEADY = [3.91, 3.92, 3.90, 3.93, 3.92, 3.91]
+
+
+def test_a_cpu_with_a_neighbour_is_told():
+    found = cpus.judged({0: STEADY, 1: [4.12, 4.20, 4.00, 4.49, 3.97, 4.33]})
+    assert found.worse == (1,)
+    assert found.best.cpu == 0
+    (told,) = advice(STILL, cpus=found)
+    assert "slows CPU 1, not CPU 0" in told
+    assert "--cpus 0" in told
+
+
+def test_one_that_is_as_fast_but_not_as_steady_is_told():
+    assert cpus.judged({0: STEADY, 1: [3.88, 3.97, 3.89, 3.96, 3.86, 3.98]}).worse == (1,)
+
+
+def test_cpus_that_are_alike_give_no_advice():
+    found = cpus.judged({0: STEADY, 1: [3.93, 3.90, 3.92, 3.92, 3.94, 3.91]})
+    assert found.worse == ()
+    assert advice(STILL, cpus=found) == []
+
+
+@pytest.mark.parametrize("trials", [6, 12])
+@pytest.mark.parametrize("spread", [0.002, 0.005])
+def test_cpus_that_are_alike_are_seldom_accused(trials, spread):
+    rng = random.Random(trials)
+    nights = 1000
+    wrong = sum(
+        bool(cpus.judged({c: [rng.gauss(1, spread) for _ in range(trials)] for c in range(2)}).worse)
+        for _ in range(nights)
+    )
+    assert wrong <= 0.05 * nights
+
+
+def test_of_many_some_are_looked_at():
+    assert cpus.sampled(range(3)) == [0, 1, 2]
+    assert cpus.sampled(range(64)) == [0, 16, 32, 48]
+
+
+def test_one_cpu_alone_is_not_compared(tmp_path):
+    assert cpus.alike(None, [0], None, 1.0, print).problem == "there is one CPU only"
+
+
 # --- the verb
 
 
@@ -161,6 +207,7 @@ def test_the_verb(cli):
     assert found["verdict"]
     assert found["loop"]["added_ns"] == found["loop"]["ours_ns"] - found["loop"]["bare_ns"]
     assert "pair 1" in done.stderr
+    assert found["cpus"]["problem"] or [len(c["p50_ns"]) >= 6 for c in found["cpus"]["cpus"]]
 
 
 def test_what_it_prints_in_words(capsys):
@@ -173,11 +220,13 @@ def test_what_it_prints_in_words(capsys):
     }
     unknown = replace(STILL, foreign_cpu=None, steal=None, governor=None, turbo=None, smt=None, frequency_mhz=None)
     floors = [NoiseFloor("a", 990_000, (0.99, 1.01, 1.0), 0.02, 0.01), NoiseFloor("b", problem="probe: not installed")]
-    _print(facts, replace(unknown, temperature_c=None), floors, ["do this"], verdict(floors))
+    seen = cpus.judged({0: [3.90e6, 3.91e6, 3.90e6, 3.92e6], 3: [4.3e6, 3.9e6, 4.4e6, 4.1e6]})
+    _print(facts, replace(unknown, temperature_c=None), floors, seen, ["do this"], verdict(floors))
     text = capsys.readouterr().out
     assert "adds 9 ns per inference" in text
     assert "frequency not available; governor not available, turbo not available, SMT not available" in text
     assert "0.990 ms: ratio 1.0000 (0.9900 to 1.0100, 3 pairs, others used up to 1.0%)" in text
     assert "b: not available: probe: not installed" in text
+    assert "3.91 ms ±0.25 % on 0, 4.17 ms ±5.3 % on 3" in text
     assert "- do this" in text
     assert "Verdict: differences of 1% cannot be seen here" in text

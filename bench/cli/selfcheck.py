@@ -23,7 +23,7 @@ Examples:
 @click.option(
     "--seconds",
     type=click.FloatRange(1, 3600),
-    default=20.0,
+    default=30.0,
     show_default=True,
     help="How long to measure the same against itself; longer knows the noise better.",
 )
@@ -35,7 +35,8 @@ def command(ctx: click.Context, seconds: float, cache_dir: Path, as_json: bool) 
 
     The clock and the timed loop's own cost; who else uses the machine; and the A/A noise floor: the same artefact
     measured as A and as B in interleaved fresh processes. What A and B differ by is noise: no smaller difference
-    between two runtimes can be seen here. Exit code 3 if not even that could be measured.
+    between two runtimes can be seen here. Then the same on one CPU after the other: one of them may have a neighbour
+    that cannot be seen. Exit code 3 if not even the noise could be measured.
     """
     from bench import selfcheck
     from bench.cache import Cache
@@ -49,19 +50,21 @@ def command(ctx: click.Context, seconds: float, cache_dir: Path, as_json: bool) 
     facts: dict[str, Any] = {"clock": selfcheck.clock(), "sleep": selfcheck.sleep(), "loop": selfcheck.loop_cost()}
     machine = selfcheck.machine()
     workloads = (selfcheck.SPIN, selfcheck.REAL)
-    floors = [selfcheck.noise_floor(w, where, seconds / len(workloads), say) for w in workloads]
-    verdict, advice = selfcheck.verdict(floors), selfcheck.advice(machine, floors)
+    each_s = seconds / (len(workloads) + 1)
+    floors = [selfcheck.noise_floor(w, where, each_s, say) for w in workloads]
+    cpus = selfcheck.cpus_alike(where, each_s, say)
+    verdict, advice = selfcheck.verdict(floors), selfcheck.advice(machine, floors, cpus)
     if as_json:
         told: dict[str, Any] = {name: asdict(value) for name, value in facts.items()} | {"machine": asdict(machine)}
         told["loop"]["added_ns"] = facts["loop"].added_ns
-        told |= {"noise_floor": [asdict(f) for f in floors], "advice": advice, "verdict": verdict}
+        told |= {"noise_floor": [asdict(f) for f in floors], "cpus": asdict(cpus), "advice": advice, "verdict": verdict}
         click.echo(json.dumps(told))
     else:
-        _print(facts, machine, floors, advice, verdict)
+        _print(facts, machine, floors, cpus, advice, verdict)
     ctx.exit(0 if verdict else 3)
 
 
-def _print(facts: dict[str, Any], machine: Any, floors: list[Any], advice: list[str], verdict: str) -> None:
+def _print(facts: dict[str, Any], machine: Any, floors: list[Any], cpus: Any, advice: list[str], verdict: str) -> None:
     clock, sleep, loop = facts["clock"], facts["sleep"], facts["loop"]
     slack = "" if sleep.timer_slack_us is None else f"; timer slack {sleep.timer_slack_us:.0f} us"
     _row("clock", f"steps of {clock.resolution_ns} ns, one reading takes {clock.cost_ns:.0f} ns")
@@ -73,6 +76,7 @@ def _print(facts: dict[str, Any], machine: Any, floors: list[Any], advice: list[
     _row("clocks", _clocks(machine))
     for floor in floors:
         _row("A/A", _floor(floor))
+    _row("CPUs", _cpus(cpus))
     if advice:
         click.echo("\nTo quiet this machine")
         for line in advice:
@@ -114,3 +118,13 @@ def _floor(floor: Any) -> str:
         f"({min(floor.ratios):.4f} to {max(floor.ratios):.4f}, {len(floor.ratios)} pairs{others}); "
         f"{percent(floor.smallest)} can be seen with {TRIALS} trials of each"
     )
+
+
+def _cpus(cpus: Any) -> str:
+    from bench.report.words import milliseconds
+    from bench.selfcheck import REAL, percent
+
+    if not cpus.cpus:
+        return f"not available: {cpus.problem}"
+    each = (f"{milliseconds(round(c.mean_ns))} ms ±{percent(c.spread)} on {c.cpu}" for c in cpus.cpus)
+    return f"{REAL.model} on {REAL.backend}, means and standard deviations of trials: {', '.join(each)}"

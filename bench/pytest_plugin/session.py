@@ -6,7 +6,6 @@ import copy
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -21,7 +20,6 @@ from bench.pytest_plugin import handed, words
 from bench.pytest_plugin.journal import Journal
 from bench.record import Record
 from bench.runner import Calm, Running, Settings
-from bench.standby import Standby
 from bench.trial import Trial, TrialPlan, error_facts, run_once
 from bench.worker.child import check_feeds
 from bench.worker.client import Worker
@@ -164,10 +162,8 @@ class Session:
         self.close()
         calm = Calm(self._settings)
         calm.learn(self._running.keep(trial.line()))
-        with Standby() as supervisors:
-            place = replace(self._place, supervisors=supervisors)
-            while not (reason := self._running.wants_more()):
-                calm.learn(self._running.trial(place, calm.wait()))
+        while not (reason := self._running.wants_more()):
+            calm.learn(self._running.trial(self._place, calm.wait()))
         self._running.end(reason)
         record = self._conclude()
         words.verdict(record, self._running.case)

@@ -82,7 +82,9 @@ class Supervisor:
         finally:
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # what follows is the answer to them
-            self._rest()
+            self._end_child()
+            if self._lease:
+                self._lease.release()
             self._scratch.remove()
 
     def _wait(self) -> bool:
@@ -177,12 +179,6 @@ class Supervisor:
             self._lease = Lease(str(args["folder"]), str(args["holder"]), self._machine)
             if self._lease.held:
                 self._answer({"boot": boot_id(self._machine)})
-            return
-        if verb == "rest":
-            self._rest()
-            self._scratch.remove()
-            self._scratch = Scratch()
-            self._answer({})
             return
         if verb == "quiet":
             limits = float(args["wait_s"]), float(args["max_foreign_cpu"]), args["max_temperature_c"]
@@ -282,13 +278,6 @@ class Supervisor:
             self._kill(self._child)
             self._child.pipe.close()
             self._child = None
-
-    def _rest(self) -> None:
-        """Have no child, and leave the machine to others."""
-        self._end_child()
-        if self._lease:
-            self._lease.release()
-            self._lease = None
 
     def _kill(self, child: ChildProcess) -> None:
         """End it, dead or not: whatever it started goes with it."""

@@ -18,27 +18,22 @@ a few microseconds has no such target, there the column `added` says what a call
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
-import io
 import json
 import math
 import os
 import platform
-import queue
-import re
 import select
 import statistics
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
+import bare
+import harnesses
 import numpy as np
 
 from bench.cache import Cache
@@ -64,11 +59,10 @@ MIN_COUNT = 15
 TARGET = 0.005
 SHORT_MS = 0.1  # 0.5 % of it is a few hundred nanoseconds: what two calls of Python cost
 STREAMS = 2
+LOAD_WINDOW_S, QUICK_LOAD_WINDOW_S = 1.0, 0.4
 SERVER_SHARE = 0.5  # of what the streams can do: where queueing shows, and nothing is overloaded
 QUERIES, QUICK_QUERIES = 300, 100
 SCENARIO_ROUNDS = 3
-
-Run = Callable[[Feeds], Any]
 
 
 def main() -> int:
@@ -85,10 +79,10 @@ def main() -> int:
     if not jobs:
         print('no runtime is installed: pip install "deploybench[cpu,ncnn,mnn]"')
         return 3
-    for name, reason in missing().items():
+    for name, reason in harnesses.missing().items():
         print(f"left out: {name}: {reason}")
     whole = [job for job in jobs if job["kind"] == "latency"]
-    load = [job for job in jobs if job["kind"] == "load"] if loadgen_is_there() else []
+    load = [job for job in jobs if job["kind"] == "load"] if harnesses.loadgen_is_there() else []
     found = rounds([*whole, *load], asked.quick, begin + asked.budget)
     print_latency([(job, found[job["id"]]) for job in whole])
     print_load([(job, found[job["id"]]) for job in load])
@@ -97,23 +91,6 @@ def main() -> int:
         f"Python {platform.python_version()}"
     )
     return 0
-
-
-def missing() -> dict[str, str]:
-    """What cannot be compared with, and what would help."""
-    found = {}
-    if not loadgen_is_there():
-        wheels = "" if platform.machine() == "x86_64" else "; it has wheels for x86-64 alone"
-        found["LoadGen (and with it the rows under load)"] = f'pip install "deploybench[loadgen]"{wheels}'
-    if importlib.util.find_spec("pytest_benchmark") is None:
-        found["pytest-benchmark"] = "pip install pytest-benchmark"
-    if importlib.util.find_spec("polygraphy") is None:
-        found["Polygraphy"] = "pip install polygraphy"
-    return found
-
-
-def loadgen_is_there() -> bool:
-    return importlib.util.find_spec("mlperf_loadgen") is not None
 
 
 def prepared(models: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,7 +150,7 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
     """Nanoseconds of the median inference, by every way."""
     feeds = feeds_of(job)
     window_s, turns = (QUICK_WINDOW_S, QUICK_TURNS) if job["quick"] else (WINDOW_S, TURNS)
-    loads: list[Callable[[], Any]] = [lambda: bare_session(job), lambda: bare_session(job), lambda: our_session(job)]
+    loads: list[Callable[[], Any]] = [lambda: bare.session(job), lambda: bare.session(job), lambda: our_session(job)]
     loaded: dict[int, Any] = {}
     typical_ns = 0.0
     for step in range(3):
@@ -184,17 +161,17 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
     (run, raw), (again, _), session = loaded[0], loaded[1], loaded[2]
     count = max(MIN_COUNT, round(window_s * 1e9 / turns / typical_ns))
     ways: dict[str, Callable[[], float]] = {
-        "bare": lambda: bare_loop(run, feeds, count),
-        "A/A": lambda: bare_loop(again, feeds, count),
+        "bare": lambda: bare.loop(run, feeds, count),
+        "A/A": lambda: bare.loop(again, feeds, count),
         "deploybench": lambda: ours(session, feeds, count),
     }
-    if loadgen_is_there():
-        ways["LoadGen"] = lambda: loadgen_single_stream(run, feeds, count)
+    if harnesses.loadgen_is_there():
+        ways["LoadGen"] = lambda: harnesses.loadgen_single_stream(run, feeds, count)
     if job["backend"] == "ort-cpu":
         if importlib.util.find_spec("pytest_benchmark"):
-            ways["pytest-benchmark"] = lambda: pedantic(run, feeds, count)
+            ways["pytest-benchmark"] = lambda: harnesses.pedantic(run, feeds, count)
         if importlib.util.find_spec("polygraphy"):
-            ways["Polygraphy"] = lambda: polygraphy(raw, feeds, count)
+            ways["Polygraphy"] = lambda: harnesses.polygraphy(raw, feeds, count)
     return by_turns(ways, turns, job["number"])
 
 
@@ -224,11 +201,11 @@ def our_session(job: dict[str, Any]) -> Session:
     return session
 
 
-def warmed_up(run: Run, feeds: list[Feeds]) -> float:
+def warmed_up(run: bare.Run, feeds: list[Feeds]) -> float:
     """Nanoseconds of an inference, once it has run for a while."""
     end, taken = perf_counter_ns() + WARM_UP_S * 1e9, 0.0
     while perf_counter_ns() < end:
-        taken = bare_loop(run, feeds, len(feeds))
+        taken = bare.loop(run, feeds, len(feeds))
     return taken
 
 
@@ -237,196 +214,13 @@ def ours(session: Session, feeds: list[Feeds], count: int) -> float:
     return statistics.median(np.asarray(samples.series[0].samples_ns)[:count].tolist())
 
 
-def bare_loop(run: Run, feeds: list[Feeds], count: int) -> float:
-    outputs = run(feeds[-1])  # for no sample, as ours does: whose turn was before has had the CPU's caches
-    taken: list[int] = []
-    while len(taken) < count:
-        for feed in feeds:
-            outputs = None  # freed outside the timed span, as ours are: memory may go back to the system with them
-            begin = perf_counter_ns()
-            outputs = run(feed)
-            taken.append(perf_counter_ns() - begin)
-    del outputs
-    return statistics.median(taken[:count])
-
-
-# --- the runtimes, as their documents say
-
-
-def bare_session(job: dict[str, Any]) -> tuple[Run, Any]:
-    """How to run the artefact without deploybench, and the runtime's own session."""
-    makers = {"ort-cpu": bare_ort, "ncnn": bare_ncnn, "mnn": bare_mnn}
-    return makers[job["backend"]](job["artifact"], job["options"])
-
-
-def bare_ort(artifact: dict[str, Any], options: dict[str, Any]) -> tuple[Run, Any]:
-    import onnxruntime as ort
-
-    asked = ort.SessionOptions()
-    asked.intra_op_num_threads, asked.inter_op_num_threads = options["threads"], 1
-    asked.log_severity_level = 3
-    path = str(Path(artifact["root"], artifact["files"][0]))
-    session = ort.InferenceSession(path, asked, providers=["CPUExecutionProvider"])
-    return lambda feed: session.run(None, feed), session
-
-
-def bare_ncnn(artifact: dict[str, Any], options: dict[str, Any]) -> tuple[Run, Any]:
-    import ncnn
-
-    net = ncnn.Net()
-    net.opt.num_threads = options["threads"]
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    net.opt.use_bf16_storage = False
-    for name, of_ours in (
-        ("use_winograd_convolution", "winograd"),
-        ("use_sgemm_convolution", "sgemm"),
-        ("use_packing_layout", "packing_layout"),
-        ("lightmode", "light_mode"),
-        ("openmp_blocktime", "openmp_blocktime"),
-    ):
-        setattr(net.opt, name, options["extra"][of_ours])
-    param, weights = (str(Path(artifact["root"], name)) for name in artifact["files"])
-    assert net.load_param(param) == 0
-    assert net.load_model(weights) == 0
-    ((taken, given),) = [(artifact["meta"]["inputs"][0], artifact["meta"]["outputs"][0])]
-
-    def run(feed: Feeds) -> Any:
-        extractor = net.create_extractor()
-        mat = ncnn.Mat(feed[taken["name"]], batch_index=taken["batch_index"])
-        extractor.input(taken["blob"], mat if taken["batch_index"] != 233 else mat.clone())
-        _, out = extractor.extract(given["blob"])
-        view = out.numpy(batch_index=given["batch_index"])
-        return view if view.flags.owndata else np.array(view)
-
-    return run, net
-
-
-def bare_mnn(artifact: dict[str, Any], options: dict[str, Any]) -> tuple[Run, Any]:
-    import MNN
-
-    interpreter = MNN.Interpreter(str(Path(artifact["root"], artifact["files"][0])))
-    interpreter.setSessionHint(3, int(options["extra"]["winograd"]))
-    names = {"memory": options["extra"]["memory"], "power": options["extra"]["power"]}
-    session = interpreter.createSession(
-        {"backend": "CPU", "numThread": options["threads"], "precision": "high", **names}
-    )
-    ((name, taken),) = interpreter.getSessionInputAll(session).items()
-    (given,) = interpreter.getSessionOutputAll(session).values()
-
-    def host(tensor: Any) -> tuple[Any, Any]:
-        empty = np.zeros(tensor.getShape(), np.float32)
-        made = MNN.Tensor(empty.shape, MNN.Halide_Type_Float, empty, MNN.Tensor_DimensionType_Caffe)
-        return made, made.getNumpyData()
-
-    (inside, into), (outside, out_of) = host(taken), host(given)
-
-    def run(feed: Feeds) -> Any:
-        np.copyto(into, feed[name])
-        taken.copyFrom(inside)
-        assert interpreter.runSession(session) == 0
-        given.copyToHostTensor(outside)
-        return out_of.copy()
-
-    return run, (interpreter, session)
-
-
-# --- the other harnesses
-
-
-def loadgen_settings(scenario: str, count: int) -> Any:
-    import mlperf_loadgen as lg
-
-    settings = lg.TestSettings()
-    settings.scenario = getattr(lg.TestScenario, scenario)
-    settings.mode = lg.TestMode.PerformanceOnly
-    settings.min_query_count = count
-    settings.min_duration_ms = 0
-    return settings
-
-
-def loadgen(settings: Any, issue: Callable[[Any], None]) -> str:
-    """The summary of a test."""
-    import mlperf_loadgen as lg
-
-    with tempfile.TemporaryDirectory() as folder:
-        log = lg.LogSettings()
-        log.log_output.outdir = folder
-        log.enable_trace = False
-        sut = lg.ConstructSUT(issue, lambda: None)
-        library = lg.ConstructQSL(2, 2, lambda samples: None, lambda samples: None)
-        lg.StartTestWithLogSettings(sut, library, settings, log)
-        lg.DestroyQSL(library)
-        lg.DestroySUT(sut)
-        return Path(folder, "mlperf_log_summary.txt").read_text()
-
-
-def figure(summary: str, name: str) -> float:
-    found = re.search(rf"^{re.escape(name)}\s*:\s*([\d.]+)", summary, re.MULTILINE)
-    if found is None:
-        raise ValueError(f"LoadGen's summary has no {name!r}:\n{summary[:800]}")
-    return float(found[1])
-
-
-def loadgen_single_stream(run: Run, feeds: list[Feeds], count: int) -> float:
-    import mlperf_loadgen as lg
-
-    def issue(samples: Any) -> None:
-        for sample in samples:
-            run(feeds[sample.index])
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, 0, 0)])
-
-    settings = loadgen_settings("SingleStream", count)
-    settings.max_query_count = count
-    settings.single_stream_expected_latency_ns = 1_000_000
-    run(feeds[-1])
-    return figure(loadgen(settings, issue), "50.00 percentile latency (ns)")
-
-
-def pedantic(run: Run, feeds: list[Feeds], count: int) -> float:
-    """pytest-benchmark in this process, on the same session."""
-    import pytest
-
-    medians = []
-
-    class Target:
-        @pytest.fixture
-        def target(self) -> tuple[Run, Feeds, int, list[float]]:
-            return run, feeds[0], count, medians
-
-    text = (
-        "def test_it(benchmark, target):\n"
-        "    run, feed, count, medians = target\n"
-        "    benchmark.pedantic(run, args=(feed,), rounds=count, iterations=1, warmup_rounds=1)\n"
-        "    medians.append(benchmark.stats.stats.median * 1e9)\n"
-    )
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder, f"test_crosscheck_{time.monotonic_ns()}.py")
-        path.write_text(text)
-        flags = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--rootdir", folder, "-c", os.devnull]
-        pytest.main([*flags, str(path)], plugins=[Target()])
-    return float(medians[0])
-
-
-def polygraphy(session: Any, feeds: list[Feeds], count: int) -> float:
-    """The time that Polygraphy's own runner reports, on the same session."""
-    from polygraphy.backend.onnxrt import OnnxrtRunner
-
-    taken: list[float] = []
-    with contextlib.redirect_stdout(io.StringIO()), OnnxrtRunner(session) as runner:
-        runner.infer(feeds[-1])
-        while len(taken) < count:
-            runner.infer(feeds[len(taken) % len(feeds)])
-            taken.append(runner.last_inference_time() * 1e9)
-    return statistics.median(taken)
-
-
 # --- under load
 
 
 def under_load(job: dict[str, Any]) -> dict[str, float]:
     """`offline` and `server`, ours and LoadGen's, on the very same sessions."""
     feeds = feeds_of(job)
-    window_s = 2 * (QUICK_WINDOW_S if job["quick"] else WINDOW_S)
+    window_s = QUICK_LOAD_WINDOW_S if job["quick"] else LOAD_WINDOW_S
     sessions = [our_session(job) for _ in range(STREAMS)]
     streams = [ThreadStream(session, feeds, number) for number, session in enumerate(sessions)]
     world = RealWorld()
@@ -434,29 +228,30 @@ def under_load(job: dict[str, Any]) -> dict[str, float]:
     rate = SERVER_SHARE * most.per_s
     count = QUICK_QUERIES if job["quick"] else QUERIES
 
+    def its(settings: Any, name: str) -> float:
+        return harnesses.figure(harnesses.through_threads(settings, sessions, feeds), name)
+
     def our_server() -> dict[str, float]:
         due_ns = server.arrivals(rate, count, (job["number"],))
         served = server.serve(streams, due_ns, rate, 1.0, world)
         return {"server p50 ours": float(np.median(served.latencies_ns))}
 
     def its_server() -> dict[str, float]:
-        settings = loadgen_settings("Server", count)
+        settings = harnesses.loadgen_settings("Server", count)
         settings.server_target_qps = rate
         settings.server_target_latency_ns = 10**10
         settings.schedule_rng_seed = job["number"] + 1
-        return {
-            "server p50 LoadGen": figure(through_threads(settings, sessions, feeds), "50.00 percentile latency (ns)")
-        }
+        return {"server p50 LoadGen": its(settings, "50.00 percentile latency (ns)")}
 
     def our_offline() -> dict[str, float]:
         each = math.ceil(samples / STREAMS)
         return {"offline per s ours": scenarios.saturate(streams, each, 0.0, 60.0, world)[0].per_s}
 
     def its_offline() -> dict[str, float]:
-        settings = loadgen_settings("Offline", 1)
+        settings = harnesses.loadgen_settings("Offline", 1)
         settings.offline_expected_qps = samples  # of one second: so many samples are in the query
         settings.min_duration_ms = 1000
-        return {"offline per s LoadGen": figure(through_threads(settings, sessions, feeds), "Samples per second")}
+        return {"offline per s LoadGen": its(settings, "Samples per second")}
 
     samples = max(STREAMS * MIN_COUNT, int(most.per_s * window_s))
     ways = [our_offline, its_offline, our_server, its_server]
@@ -464,32 +259,6 @@ def under_load(job: dict[str, Any]) -> dict[str, float]:
     for way in ways if job["number"] % 2 == 0 else reversed(ways):
         found |= way()
     return found
-
-
-def through_threads(settings: Any, sessions: Sequence[Session], feeds: list[Feeds]) -> str:
-    """LoadGen's summary with a system of one queue and a thread per session, as its own examples have it."""
-    import mlperf_loadgen as lg
-
-    waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def work(session: Session) -> None:
-        while (sample := waiting.get()) is not None:
-            session.run(feeds[sample[1]])
-            lg.QuerySamplesComplete([lg.QuerySampleResponse(sample[0], 0, 0)])
-
-    def issue(samples: Any) -> None:
-        for sample in samples:
-            waiting.put((sample.id, sample.index))
-
-    threads = [threading.Thread(target=work, args=(session,), daemon=True) for session in sessions]
-    for thread in threads:
-        thread.start()
-    summary = loadgen(settings, issue)
-    for _ in threads:
-        waiting.put(None)
-    for thread in threads:
-        thread.join()
-    return summary
 
 
 # --- tables

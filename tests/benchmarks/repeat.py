@@ -1,6 +1,6 @@
 """The same case measured again and again: do the medians agree, do the intervals hold, and what did they cost?
 
-    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10]     # up to half an hour
+    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10] [--cpus LIST]  # 12 minutes
 
 A repetition measures the case on every installed runtime by `deploybench run`'s own defaults, in a hurry (the shortest
 trials in which it can be told how busy the machine was), and once more in one fresh process for --seconds. The long
@@ -81,10 +81,11 @@ def main() -> int:
     parser.add_argument("--model", default="squeezenet")
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the long process")
+    parser.add_argument("--cpus", metavar="LIST", help="as of `deploybench run`: those that `selfcheck` says are quiet")
     asked = parser.parse_args()
     where = place("local", Cache(default_cache()), lambda message: print(message, file=sys.stderr))
     known = [installed()[name] for name, module in MODULES.items() if importlib.util.find_spec(module)]
-    todo = cases([asked.model], known, Wanted(1, "model", None, (), (), None), where)
+    todo = cases([asked.model], known, Wanted(1, "model", None, (), (), asked.cpus), where)
     ours: dict[str, dict[str, list[Answer]]] = {case.backend.name: {label: [] for label in OURS} for case in todo}
     long: dict[str, list[Array]] = {case.backend.name: [] for case in todo}
     with tempfile.TemporaryDirectory() as folder:

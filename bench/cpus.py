@@ -1,0 +1,110 @@
+"""Whether this machine's CPUs are alike: the same case, bound to one after the other, in fresh processes, in rounds.
+
+What shares a core with one of them cannot be seen from inside a virtual machine: no load, no steal, and yet an
+inference takes up to 15 % longer there, for seconds or minutes, while the CPU beside it is as fast as ever. Source:
+squeezenet on two CPUs of one such machine, 24 processes on each in turns, twice: standard deviations 0.6 and 3.3 %,
+then 0.3 and 2.1 % (x86-64, 2026-11).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench.fold import noisy
+from bench.place import Place
+from bench.record import MAX_FOREIGN_CPU
+from bench.trial import TrialPlan, run_trial
+
+# A machine with many is sampled: so many of them, evenly.
+MOST_CPUS = 4
+FEWEST_TRIALS, MOST_TRIALS = 6, 12
+# A CPU is told of only if it is this much slower than the best one, and by two standard errors; or if its processes
+# differ by more than half of that, and by so many times as much as the best one's. Source of the second: the F
+# distribution's 1 % point for six trials of each is 11, for twelve 4.5; its roots are 3.3 and 2.1.
+SLOWER = 0.01
+UNSTEADY = 3.3
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """One CPU: the medians of its trials, in nanoseconds."""
+
+    cpu: int
+    p50_ns: tuple[float, ...]
+
+    @property
+    def mean_ns(self) -> float:
+        """Of the medians: bursts count."""
+        return statistics.mean(self.p50_ns)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of its trials, as a share."""
+        return statistics.stdev(self.p50_ns) / self.mean_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What was seen of each CPU, the numbers of those to keep away from, and why not where nothing was."""
+
+    cpus: tuple[Cpu, ...] = ()
+    worse: tuple[int, ...] = ()
+    problem: str = ""
+
+    @property
+    def best(self) -> Cpu:
+        """The one that others are held against; there must be some."""
+        return best(self.cpus)
+
+
+def alike(plan: TrialPlan, usable: Sequence[int], place: Place, seconds: float, say: Callable[[str], None]) -> Alike:
+    """Measure the plan on each of the CPUs for about so long, six times at least."""
+    if len(usable) < 2:
+        return Alike(problem="there is one CPU only")
+    chosen = sampled(usable)
+    found: dict[int, list[float]] = {cpu: [] for cpu in chosen}
+    quiet: dict[int, list[float]] = {cpu: [] for cpu in chosen}
+    end, number, lasted = time.monotonic() + seconds, 0, 0.0
+    while number < FEWEST_TRIALS or (number < MOST_TRIALS and time.monotonic() + lasted < end):
+        begin = time.monotonic()
+        say(f"CPUs {', '.join(map(str, chosen))}: round {number + 1}")
+        for cpu in chosen if number % 2 == 0 else reversed(chosen):
+            line = run_trial(place, replace(plan, options=replace(plan.options, cpus=(cpu,))), number)
+            if line.error:
+                return Alike(problem=f"{line.error.phase}: {line.error.message}")
+            taken = statistics.median(line.series[0].samples_ns)
+            found[cpu].append(taken)
+            if not noisy(line, MAX_FOREIGN_CPU):
+                quiet[cpu].append(taken)
+        number += 1
+        lasted = time.monotonic() - begin
+    return judged(quiet if min(map(len, quiet.values())) >= FEWEST_TRIALS else found)
+
+
+def sampled(usable: Collection[int]) -> list[int]:
+    """At most `MOST_CPUS` of them, evenly."""
+    ordered = sorted(usable)
+    step = max(1.0, len(ordered) / MOST_CPUS)
+    return [ordered[math.floor(i * step)] for i in range(min(MOST_CPUS, len(ordered)))]
+
+
+def judged(medians: Mapping[int, Sequence[float]]) -> Alike:
+    """Which CPUs are slower or less steady than the best one."""
+    cpus = tuple(Cpu(cpu, tuple(taken)) for cpu, taken in sorted(medians.items()))
+    good = best(cpus)
+    return Alike(cpus, tuple(c.cpu for c in cpus if c is not good and _worse(c, good)))
+
+
+def best(cpus: Sequence[Cpu]) -> Cpu:
+    """The one whose trials are short and alike."""
+    return min(cpus, key=lambda c: c.mean_ns * (1 + c.spread))
+
+
+def _worse(cpu: Cpu, good: Cpu) -> bool:
+    slower = cpu.mean_ns / good.mean_ns - 1
+    error = math.hypot(cpu.spread / math.sqrt(len(cpu.p50_ns)), good.spread / math.sqrt(len(good.p50_ns)))
+    return slower > max(SLOWER, 2 * error) or cpu.spread > max(SLOWER / 2, UNSTEADY * good.spread)
