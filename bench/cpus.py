@@ -57,8 +57,8 @@ class Alike:
 
     @property
     def best(self) -> Cpu:
-        """The one that others are held against; there must be some."""
-        return best(self.cpus)
+        """The one whose trials are short and alike, which others are held against; there must be some."""
+        return min(self.cpus, key=lambda c: c.mean_ns * (1 + c.spread))
 
 
 def alike(plan: TrialPlan, usable: Sequence[int], place: Place, seconds: float, say: Callable[[str], None]) -> Alike:
@@ -94,14 +94,8 @@ def sampled(usable: Collection[int]) -> list[int]:
 
 def judged(medians: Mapping[int, Sequence[float]]) -> Alike:
     """Which CPUs are slower or less steady than the best one."""
-    cpus = tuple(Cpu(cpu, tuple(taken)) for cpu, taken in sorted(medians.items()))
-    good = best(cpus)
-    return Alike(cpus, tuple(c.cpu for c in cpus if c is not good and _worse(c, good)))
-
-
-def best(cpus: Sequence[Cpu]) -> Cpu:
-    """The one whose trials are short and alike."""
-    return min(cpus, key=lambda c: c.mean_ns * (1 + c.spread))
+    seen = Alike(tuple(Cpu(cpu, tuple(taken)) for cpu, taken in sorted(medians.items())))
+    return replace(seen, worse=tuple(c.cpu for c in seen.cpus if c is not seen.best and _worse(c, seen.best)))
 
 
 def _worse(cpu: Cpu, good: Cpu) -> bool:

@@ -230,7 +230,7 @@ def noise_floor(workload: Workload, place: Place, seconds: float, say: Callable[
     """Measure the workload against itself for about so long. What goes wrong is in `problem`."""
     name = f"{workload.model} on {workload.backend}"
     try:
-        plan = planned(workload, place)
+        plan = _plan(workload, place)
     except BenchError as error:
         return NoiseFloor(name, problem=error.message)
     end = time.monotonic() + seconds
@@ -253,13 +253,13 @@ def cpus_alike(place: Place, seconds: float, say: Callable[[str], None]) -> Alik
     usable = os.sched_getaffinity(0)
     kinds = clusters()
     try:
-        plan = planned(REAL, place)
+        plan = _plan(REAL, place)
     except BenchError as error:
         return Alike(problem=error.message)
     return alike(plan, sorted(usable & set(kinds[-1].cpus) if kinds else usable), place, seconds, say)
 
 
-def planned(workload: Workload, place: Place) -> TrialPlan:
+def _plan(workload: Workload, place: Place) -> TrialPlan:
     """How a trial of it is run. Raises BenchError where it cannot be prepared."""
     registered = find(workload.backend)
     resolved = resolve(workload.model, place.cache, shapes={}, say=place.say)

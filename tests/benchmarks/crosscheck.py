@@ -150,14 +150,15 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
     """Nanoseconds of the median inference, by every way."""
     feeds = feeds_of(job)
     window_s, turns = (QUICK_WINDOW_S, QUICK_TURNS) if job["quick"] else (WINDOW_S, TURNS)
-    loads: list[Callable[[], Any]] = [lambda: bare.session(job), lambda: bare.session(job), lambda: our_session(job)]
+    loads = (bare.session, bare.session, our_session)
     loaded: dict[int, Any] = {}
     typical_ns = 0.0
     for step in range(3):
         # Who is loaded and runs first has other memory than who comes after: on ncnn 1 to 3 % are between them.
         index = (job["number"] + step) % 3
-        loaded[index] = loads[index]()
-        typical_ns = max(typical_ns, warmed_up(loaded[index][0] if index < 2 else loaded[index].run, feeds))
+        made = loads[index](job)
+        loaded[index] = made
+        typical_ns = max(typical_ns, warmed_up(made.run if isinstance(made, Session) else made[0], feeds))
     (run, raw), (again, _), session = loaded[0], loaded[1], loaded[2]
     count = max(MIN_COUNT, round(window_s * 1e9 / turns / typical_ns))
     ways: dict[str, Callable[[], float]] = {
