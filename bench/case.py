@@ -52,6 +52,8 @@ class Settings:
     """Before every trial, wait at most so long until the machine is quiet, and as cool as before the first."""
     max_trials: int = 0
     """So many in all where the interval over processes is wider than the plan's target after `trials`."""
+    spread_s: float | None = None
+    """Begin the wanted trials of a case evenly over so long: its interval holds for that time."""
     new_shapes: int = 0
     """Of so many input shapes that a session has not seen it is said what the first inference costs."""
     task: Task | None = None
@@ -66,6 +68,13 @@ class Again:
 
     id: str
     why: str
+
+
+def plan_of(min_count: int, min_s: float, max_s: float, target: float | None) -> Plan:
+    """What a trial does that measures so much at least, and so long at most. Its warm-up need not take longer."""
+    usual, max_s = Plan(), max(max_s, min_s)
+    least_s, most_s = min(usual.warmup_min_s, min_s), min(usual.warmup_max_s, max_s)
+    return Plan(min_count, min_s, max_s, warmup_min_s=least_s, warmup_max_s=most_s, target=target)
 
 
 def wanted_trials(case: Case, settings: Settings) -> int:
@@ -145,7 +154,12 @@ def case_line(
         trials_wanted=wanted_trials(case, settings),
         target=settings.plan.target,
         trials_max=1 if case.scenario.soak_s is not None else max(settings.trials, settings.max_trials),
-        plan=record.PlanFacts(min_count=settings.plan.min_count, min_s=settings.plan.min_s, max_s=settings.plan.max_s),
+        plan=record.PlanFacts(
+            min_count=settings.plan.min_count,
+            min_s=settings.plan.min_s,
+            max_s=settings.plan.max_s,
+            spread_s=settings.spread_s,
+        ),
         max_foreign_cpu=settings.max_foreign_cpu,
         tolerance=record.ToleranceFacts(
             name=tolerance.name,

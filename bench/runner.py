@@ -18,6 +18,7 @@ from bench.case import (
     case_line,
     cell_of,
     default_tolerance,
+    plan_of,
     wanted_trials,
     with_facts,
     with_task,
@@ -25,6 +26,7 @@ from bench.case import (
 )
 from bench.errors import BenchError
 from bench.fold import fold, noisy
+from bench.pace import Calm, Pace
 from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
 from bench.preparation import Preparation
@@ -35,7 +37,6 @@ from bench.trial import TrialPlan, error_facts, run_trial
 
 __all__ = [
     "Again",
-    "Calm",
     "Case",
     "Progress",
     "Running",
@@ -46,14 +47,10 @@ __all__ = [
     "default_tolerance",
     "leave_cases",
     "measure_cases",
+    "plan_of",
     "run_cases",
 ]
 
-# After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
-WAIT_AFTER_NOISE_S = 5.0
-# A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
-# the noise of one reading (1 C). Rule of thumb.
-COOL_WITHIN_C = 2.0
 SPENT = "the budget is spent"
 TOO_WIDE = "as many trials as allowed; the interval is wider than the target"
 # Further trials when others were using the machine: as many again, and no more.
@@ -66,8 +63,8 @@ class Progress(Protocol):
     def trial_begins(self, case: str, number: int, of: int) -> None:
         """The next trial of a case begins; `of` are wanted."""
 
-    def trial_ended(self, trials_left: int) -> None:
-        """A trial has ended, and so many are left over all cases."""
+    def trial_ended(self, trials_left: int, at_least_s: float = 0.0) -> None:
+        """A trial has ended; so many are left over all cases, and so long it takes at least until the last begins."""
 
     def case_ended(self, result: Record) -> None:
         """No more trials of this case will come."""
@@ -236,24 +233,6 @@ class Site:
         return Running(case, settings, self.file, self.peaks, self.preparation, replaced)
 
 
-class Calm:
-    """What to wait for before the next trial: always with `cooldown_s`, else for a moment after a noisy trial."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._noisy = False
-        self._max_c: float | None = None
-
-    def wait(self) -> Wait | None:
-        seconds = self._settings.cooldown_s or (WAIT_AFTER_NOISE_S if self._noisy else None)
-        return Wait(seconds, self._settings.max_foreign_cpu, self._max_c) if seconds else None
-
-    def learn(self, line: TrialLine) -> None:
-        self._noisy = noisy(line, self._settings.max_foreign_cpu)
-        if self._max_c is None and line.waited and line.waited.temperature_c is not None:
-            self._max_c = line.waited.temperature_c + COOL_WITHIN_C
-
-
 def run_cases(
     cases: Sequence[Case],
     place: Place,
@@ -290,11 +269,7 @@ def measure_cases(
         BenchError: the results folder cannot be written. Nothing else.
     """
     running = [site.running(case, settings, again or {}) for case in cases]
-    calm = Calm(settings)
-    for number in range(max(settings.trials, settings.max_trials) * NOISE_FACTOR):
-        for case in running if number % 2 == 0 else reversed(running):
-            if not case.ended:
-                _one_trial(case, number, running, site.place, settings, calm, progress, out_of_time)
+    _Rounds(running, site.place, settings, progress, out_of_time).run()
     return [case.record() for case in running]
 
 
@@ -316,30 +291,46 @@ def leave_cases(
     return [case.record() for case in running]
 
 
-def _one_trial(
-    case: Running,
-    number: int,
-    running: Sequence[Running],
-    place: Place,
-    settings: Settings,
-    calm: Calm,
-    progress: Progress,
-    out_of_time: Callable[[], bool],
-) -> None:
-    if out_of_time():
+class _Rounds:
+    """Rounds of one trial of each case that wants another, forwards and backwards in turn."""
+
+    def __init__(
+        self,
+        running: Sequence[Running],
+        place: Place,
+        settings: Settings,
+        progress: Progress,
+        out_of_time: Callable[[], bool],
+    ) -> None:
+        self._running, self._place, self._settings = running, place, settings
+        self._progress, self._out_of_time = progress, out_of_time
+        self._calm = Calm(settings)
+        self._pace = Pace(settings.trials, settings.spread_s)
+
+    def run(self) -> None:
+        for number in range(max(self._settings.trials, self._settings.max_trials) * NOISE_FACTOR):
+            wanting = [case for case in self._running if not case.ended]
+            if not wanting:
+                return
+            self._pace.wait(number, self._place.say, self._out_of_time)
+            for case in wanting if number % 2 == 0 else reversed(wanting):
+                self._trial(case, number)
+                if case.ended:
+                    self._progress.case_ended(case.record())
+
+    def _trial(self, case: Running, number: int) -> None:
+        if self._out_of_time():
+            if number == 0:
+                case.leave(SPENT)
+            else:
+                case.end(SPENT)
+            return
+        self._progress.trial_begins(case.title, number + 1, case.goal)
         if number == 0:
-            case.leave(SPENT)
-        else:
-            case.end(SPENT)
-        progress.case_ended(case.record())
-        return
-    progress.trial_begins(case.title, number + 1, case.goal)
-    if number == 0:
-        case.begin(place)
-    if not case.ended:
-        calm.learn(case.trial(place, calm.wait()))
-        if reason := case.wants_more():
-            case.end(reason)
-    progress.trial_ended(sum(c.trials_left() for c in running))
-    if case.ended:
-        progress.case_ended(case.record())
+            case.begin(self._place)
+        if not case.ended:
+            self._calm.learn(case.trial(self._place, self._calm.wait()))
+            if reason := case.wants_more():
+                case.end(reason)
+        left = sum(c.trials_left() for c in self._running)
+        self._progress.trial_ended(left, self._pace.until_last_s(number) if left else 0.0)

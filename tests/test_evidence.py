@@ -25,10 +25,11 @@ from bench.fold import evidence as folded
 from bench.hosts.local import LocalHost
 from bench.interface import Options, Plan
 from bench.models import resolve
+from bench.pace import COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Calm, Pace
 from bench.parity.compare import TOLERANCES
 from bench.place import Place, Wait
 from bench.registry import complete_options, find
-from bench.runner import COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Calm, Settings
+from bench.runner import Settings
 from bench.store import read_lines
 from bench.trial import TrialPlan, run_trial
 
@@ -398,7 +399,7 @@ QUIET = r.LoadFacts(wall_s=1.0, foreign_cpu=0.0, steal=0.0, involuntary_switches
 
 
 def trial(**facts):
-    return r.TrialLine(schema=1, id="c", index=0, started_at="", environment={}, runtimes={}, load=QUIET, **facts)
+    return r.TrialLine(schema=1, id="c", index=0, started_at="2026-11-20T03:00:00Z", environment={}, runtimes={}, load=QUIET, **facts)
 
 
 def test_a_throttled_trial_is_noisy_whatever_is_allowed():
@@ -466,6 +467,58 @@ def test_a_cooldown_is_to_the_temperature_of_the_first_wait():
         calm.learn(trial(waited=r.WaitedFacts(waited_s=0.5, quiet=True, foreign_cpu=0.0, temperature_c=degrees)))
         assert calm.wait().max_temperature_c == 40.0 + COOL_WITHIN_C
     assert calm.wait().seconds == 60.0
+
+
+class Clock:
+    """A clock that goes on when somebody sleeps."""
+
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr("bench.pace.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("bench.pace.time.sleep", self.sleep)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_rounds_that_are_spread_begin_evenly(monkeypatch):
+    clock, said = Clock(monkeypatch), []
+    pace = Pace(6, 600.0)
+    begun = []
+    for number in range(8):
+        pace.wait(number, said.append, lambda: False)
+        begun.append(clock.now - 1000.0)
+        clock.now += 7.0 * number  # trials of any length
+    assert begun == [0.0, 120.0, 240.0, 360.0, 480.0, 600.0, 720.0, 840.0]
+    assert pace.until_last_s(2) == 0.0
+    assert said[0] == "waiting 120 s for round 2: the trials are to be spread"
+
+
+def test_a_round_that_is_late_begins_at_once_and_the_next_is_in_time(monkeypatch):
+    clock = Clock(monkeypatch)
+    pace = Pace(3, 10.0)
+    clock.now += 8.0
+    assert pace.until_last_s(0) == 2.0
+    pace.wait(1, pytest.fail, lambda: False)
+    assert clock.now == 1008.0
+    pace.wait(2, lambda message: None, lambda: False)
+    assert clock.now == 1010.0
+
+
+def test_nobody_waits_for_a_round_that_will_not_be(monkeypatch):
+    clock = Clock(monkeypatch)
+    Pace(2, 3600.0).wait(1, lambda message: None, lambda: clock.now > 1005.0)
+    assert clock.now == 1006.0
+
+
+@pytest.mark.parametrize(("wanted", "spread_s"), [(6, None), (1, 60.0)])
+def test_rounds_that_are_not_spread_follow_one_another(monkeypatch, wanted, spread_s):
+    clock = Clock(monkeypatch)
+    pace = Pace(wanted, spread_s)
+    for number in range(12):
+        pace.wait(number, pytest.fail, lambda: False)
+        assert pace.until_last_s(number) == 0.0
+    assert clock.now == 1000.0
 
 
 # --- through the front door

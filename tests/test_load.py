@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import os
 import platform
@@ -13,11 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.evidence import environment, load
-from bench.evidence.load import MIN_WINDOW_S, Snapshot, between
+from bench.evidence.load import MIN_CORE_S, MIN_WINDOW_S, Snapshot, between
 
 CORES = os.cpu_count() or 1
 SECONDS = st.floats(0, 1e7)
@@ -27,27 +28,37 @@ quick = settings(max_examples=60, deadline=None, derandomize=True)
 
 def later(before, wall_s, own_s=0.0, foreign_s=0.0, steal_s=0.0, **more):
     """The snapshot after these things have happened."""
-    busy = None if before.busy_s is None else before.busy_s + own_s + foreign_s
+    left_s = wall_s * before.cores - own_s - foreign_s - steal_s
+    idle = None if before.idle_s is None else before.idle_s + left_s
     steal = None if before.steal_s is None else before.steal_s + steal_s
     return Snapshot(
         before.wall_ns + int(wall_s * 1e9),
-        busy,
+        idle,
         steal,
         before.own_s + own_s,
         before.involuntary + more.get("involuntary", 0),
         before.major_faults + more.get("major_faults", 0),
+        before.cores,
     )
 
 
 STARTS = st.builds(
-    Snapshot, st.integers(0, 2**62), SECONDS, SECONDS, st.floats(0, 1e5), st.integers(0, 2**40), st.integers(0, 2**40)
+    Snapshot,
+    st.integers(0, 2**62),
+    SECONDS,
+    SECONDS,
+    st.floats(0, 1e5),
+    st.integers(0, 2**40),
+    st.integers(0, 2**40),
+    st.integers(1, 256),
 )
+LONG_ENOUGH = st.floats(max(MIN_WINDOW_S, MIN_CORE_S) + 0.01, 1e4)
 
 
 @quick
-@given(STARTS, st.floats(MIN_WINDOW_S + 0.01, 1e4), SHARES, SHARES, SHARES, st.integers(0, 999), st.integers(0, 999))
+@given(STARTS, LONG_ENOUGH, SHARES, SHARES, SHARES, st.integers(0, 999), st.integers(0, 999))
 def test_shares_are_of_all_cores(before, wall_s, own, foreign, steal, involuntary, faults):
-    capacity = wall_s * CORES
+    capacity = wall_s * before.cores
     after = later(
         before,
         wall_s,
@@ -65,7 +76,7 @@ def test_shares_are_of_all_cores(before, wall_s, own, foreign, steal, involuntar
 
 
 @quick
-@given(STARTS, st.floats(MIN_WINDOW_S + 0.01, 100), st.floats(0, 100), st.floats(0, 1))
+@given(STARTS, LONG_ENOUGH, st.floats(0, 100), st.floats(0, 1))
 def test_rounding_never_makes_a_negative_share(before, wall_s, own_s, lost_s):
     """The kernel counts the machine in ticks and a process in nanoseconds: the parts may exceed the whole."""
     found = between(before, later(before, wall_s, own_s, -lost_s, -lost_s))
@@ -75,6 +86,7 @@ def test_rounding_never_makes_a_negative_share(before, wall_s, own_s, lost_s):
 
 @quick
 @given(STARTS, st.floats(0, MIN_WINDOW_S - 0.01))
+@example(Snapshot(0, 0.0, 0.0, 0.0, 0, 0, cores=1), MIN_CORE_S - 0.01)
 def test_a_short_window_tells_nothing(before, wall_s):
     found = between(before, later(before, wall_s, 0.0, 5.0))
     assert found.foreign_cpu is None
@@ -91,27 +103,20 @@ def test_where_proc_cannot_be_read():
 
 def test_a_machine_without_the_columns(monkeypatch):
     real = open
-    for text in ("cpu 1 2 3\n", "", "intr 1 2 3 4 5 6 7 8 9\n"):
+    for text in ("cpu 1 2 3\n", "", "intr 1 2 3 4 5 6 7 8 9\n", "cpu 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0\n"):
 
         def fake(path, *rest, text=text):
-            return real(os.devnull) if path != "/proc/stat" else _Text(text)
+            return real(os.devnull) if path != "/proc/stat" else io.StringIO(text)
 
         monkeypatch.setattr(load, "open", fake, raising=False)
-        assert load.snapshot().busy_s is None
+        assert load.snapshot().idle_s is None
 
 
-class _Text:
-    def __init__(self, text):
-        self.text = text
-
-    def readline(self):
-        return self.text
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        pass
+def test_what_the_machine_counts(monkeypatch):
+    text = "cpu 1 2 3 400 50 6 7 80 9 0\ncpu0 0 0 0 300\ncpu1 0 0 0 100\nintr 5 5 5\ncpufreq 1\n"
+    monkeypatch.setattr(load, "open", lambda path: io.StringIO(text), raising=False)
+    found, tick = load.snapshot(), os.sysconf("SC_CLK_TCK")
+    assert (found.idle_s, found.steal_s, found.cores) == (450 / tick, 80 / tick, 2)
 
 
 BUSY = "import time; end = time.monotonic() + 30\nprint(flush=True)\nwhile time.monotonic() < end: pass"

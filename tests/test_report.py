@@ -351,6 +351,12 @@ def test_trials_that_were_left_out_are_counted():
     assert "| 3 of 4 |" in markdown.document([record])
 
 
+def test_the_time_over_which_trials_were_spread_stands_beside_them():
+    begun = ("2026-11-20T02:59:00Z", "2026-11-20T03:00:00Z", "2026-11-20T03:09:30Z")
+    lines = [replace(t, started_at=at) for t, at in zip(trials(5, 6, 7), begun, strict=True)]
+    assert "| 3 in 10 min 30 s |" in markdown.document([folds.fold(case(), lines, END)])
+
+
 def test_an_environment_that_says_little_makes_no_table_fail():
     record = replace(ok(), environment={"machine": "board"})
     assert "Measured: 2026-11-20" in markdown.document([record])

@@ -10,11 +10,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from bench.cli.parsing import parse_time
 from bench.errors import UsageError
 from bench.registry import nearest
 
 # A soak is one process for a given time: these say how long, how often and how precisely something else is measured.
-NOT_WITH_SOAK = ("trials", "max_trials", "target", "min_time", "min_count", "max_time", "percentiles")
+NOT_WITH_SOAK = ("trials", "max_trials", "target", "min_time", "min_count", "max_time", "percentiles", "spread")
+# Beyond a day it is another night, and `compare` knows what nights differ by.
+LONGEST_SPREAD_S = 24 * 3600
 # No inference was ever seen to take less: a bare loop around nothing shows 70 ns a call. Source: `selfcheck`, x86-64.
 FASTEST_S = 50e-9
 
@@ -35,7 +38,26 @@ def check(settings: Mapping[str, Any], scenario: str = "single-stream") -> None:
         raise UsageError(f"--max-trials {most} is less than --trials {trials}", "give --max-trials as many, or more")
     if settings["percentiles"] and scenario == "offline":
         raise UsageError("--percentile means nothing with --scenario offline", "it measures throughput, not latency")
+    spread, budget = settings["spread"], settings["budget"]
+    if given("spread") and trials < 2:
+        raise UsageError(f"--spread means nothing with --trials {trials}", "it takes two or more")
+    if spread is not None and budget is not None and budget <= spread:
+        raise UsageError(f"--budget {budget:g} is over before trials spread over {spread:g} s are", "raise it")
     least_count(settings)
+
+
+def parse_spread(text: str | None) -> float | None:
+    """`10m` in seconds.
+
+    Raises:
+        UsageError: it is no time, or none or more than a day.
+    """
+    if text is None:
+        return None
+    seconds = parse_time(text, "--spread")
+    if not 0 < seconds <= LONGEST_SPREAD_S:
+        raise UsageError(f"--spread {text} is not possible", "give more than nothing, and at most a day (24h)")
+    return seconds
 
 
 def least_count(settings: Mapping[str, Any]) -> int:

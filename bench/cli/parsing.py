@@ -10,6 +10,8 @@ from typing import Any
 
 from bench.errors import UsageError
 
+UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """`input=1,3,224,224`, several times.
@@ -114,6 +116,18 @@ def parse_target(text: str) -> float | None:
     if not 0 < share < 1:
         raise UsageError(f"--target {text!r} is not between 0 and 100 %: no measurement ends there", hint)
     return share
+
+
+def parse_time(text: str, option: str) -> float:
+    """`90s`, `10m` or `1h`, in seconds.
+
+    Raises:
+        UsageError: it is no time.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", text.strip())
+    if not found:
+        raise UsageError(f"{option} {text} is no time", "write it with its unit, for example 90s, 10m or 1h")
+    return float(found[1]) * UNITS_S[found[2]]
 
 
 def parse_threshold(text: str) -> float:

@@ -46,10 +46,11 @@ class Reporter:
         again = f"trial {number} (others were using the machine during one of the {of} before)"
         self._show(f"{case}: {f'trial {number} of {of}' if number <= of else again}")
 
-    def trial_ended(self, trials_left: int) -> None:
+    def trial_ended(self, trials_left: int, at_least_s: float = 0.0) -> None:
         self._trials_done += 1
         each = (time.monotonic() - self._begin) / self._trials_done
-        self._title = f"about {words.duration(each * trials_left)} left" if trials_left else ""
+        left_s = max(each * trials_left, at_least_s)
+        self._title = f"about {words.duration(left_s)} left" if trials_left else ""
         done = self._trials_done
         self._bar.update(self._task, completed=done, total=done + trials_left, left=self._title, refresh=self._live)
 

@@ -34,6 +34,7 @@ def asked(record: Record) -> dict[str, Any]:
         found |= {"max_trials": evidence.trials_max, "target": evidence.target}
     if plan is not None:
         found |= {"min_count": plan.min_count, "min_time": plan.min_s, "max_time": plan.max_s}
+        found["spread"] = plan.spread_s
     if record.parity:
         found["tolerance"] = record.parity.tolerance.name
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +108,12 @@ measure_options = stacked(
         help="Before each trial, wait at most so long until the machine is quiet and cool.  [default: 5 after noise]",
     ),
     click.option(
+        "--spread",
+        callback=lambda ctx, param, value: asked.parse_spread(value),
+        metavar="TIME",
+        help="Begin the trials evenly over 10m or 1h, so that the interval holds for that time, not for a few seconds.",
+    ),
+    click.option(
         "--new-shapes",
         type=click.IntRange(1, 32),
         metavar="N",
@@ -142,6 +147,7 @@ Examples:
   deploybench run squeezenet -b ort-cpu --scenario server --latency-bound 15ms
   deploybench run squeezenet -b ort-cpu --device local --device pi5
   deploybench run squeezenet -b ort-cpu --percentile p99.9
+  deploybench run squeezenet -b ort-cpu --spread 10m
   deploybench run squeezenet -b ort-cpu --soak 10m
 """
 
@@ -279,11 +285,9 @@ def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter
 
 def thoroughness(settings: dict[str, Any]) -> Any:
     """How thoroughly to measure, as the measuring options say."""
-    from bench.interface import Plan
-    from bench.runner import Settings
+    from bench.runner import Settings, plan_of
 
-    plan = Plan(asked.least_count(settings), settings["min_time"], max(settings["max_time"], settings["min_time"]))
-    plan = replace(plan, warmup_max_s=min(plan.warmup_max_s, plan.max_s), target=settings["target"])
+    plan = plan_of(asked.least_count(settings), settings["min_time"], settings["max_time"], settings["target"])
     return Settings(
         settings["trials"],
         plan,
@@ -291,8 +295,9 @@ def thoroughness(settings: dict[str, Any]) -> Any:
         settings["max_foreign_cpu"],
         settings["cooldown"],
         settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
-        new_shapes=settings["new_shapes"] or 0,
-        task=_task(settings),
+        settings["spread"],
+        settings["new_shapes"] or 0,
+        _task(settings),
     )
 
 

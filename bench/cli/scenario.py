@@ -10,13 +10,13 @@ from typing import Any
 import click
 
 from bench.cli.options import stacked
+from bench.cli.parsing import parse_time
 from bench.errors import UsageError
 
 SAMPLES_PER_QUERY = 8  # MLPerf's
 MAX_STREAMS = 1024
 # Arrivals closer than a microsecond cannot be scheduled: taking one off the schedule takes longer.
 MAX_RATE = 1e6
-UNITS_S = {"s": 1, "m": 60, "min": 60, "h": 3600}
 # Three stretches of a second are the fewest with a begin and an end; beyond a week nobody waits for an answer.
 SHORTEST_SOAK_S, LONGEST_SOAK_S = 3, 7 * 24 * 3600
 UNITS_NS = {"ns": 1, "us": 1e3, "µs": 1e3, "ms": 1e6, "s": 1e9}
@@ -129,10 +129,7 @@ def _nanoseconds(text: str) -> int:
 
 
 def _soak_s(text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)", text.strip())
-    if not found:
-        raise UsageError(f"--soak {text} is no time", "write it with its unit, for example 90s, 10m or 1h")
-    seconds = float(found[1]) * UNITS_S[found[2]]
+    seconds = parse_time(text, "--soak")
     if not SHORTEST_SOAK_S <= seconds <= LONGEST_SOAK_S:
         raise UsageError(
             f"--soak {text} is not possible", f"give {SHORTEST_SOAK_S}s or more, and at most a week (168h)"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.evidence import clocks
 from bench.evidence.load import between, snapshot
 
-# In half a second, 3 % of two cores are three of /proc/stat's ticks: the least that tells quiet from busy.
+# In half a second, 3 % of two cores are three of /proc/stat's ticks: quiet, even of somebody who works now and then.
 WINDOW_S = 0.5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from bench.fold.gpu import gpu_of, shared
 from bench.record import (
@@ -53,8 +54,15 @@ def evidence_of(
         waited_s=sum((t.waited.waited_s for t in trials if t.waited), 0.0),
         trials_max=case.trials_max,
         plan=case.plan,
+        trials_over_s=_apart_s([t.started_at for t in used]),
         emulated=next(filter(None, map(emulated, trials)), ""),
     )
+
+
+def _apart_s(times: Sequence[str]) -> float | None:
+    """From the first of these times to the last; None where there are not two."""
+    at = sorted(datetime.fromisoformat(time.replace("Z", "+00:00")) for time in times)
+    return (at[-1] - at[0]).total_seconds() if len(at) > 1 else None
 
 
 def emulated(trial: TrialLine) -> str:

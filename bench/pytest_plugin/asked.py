@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from bench.interface import Plan
 from bench.parity.compare import parse_tolerance
 from bench.place import Limits
 from bench.registry import Registered, complete_options, find, installed, nearest
-from bench.runner import Settings
+from bench.runner import Settings, plan_of
 
 AXES = ("model", "backends", "devices", "threads", "precision", "batch")
 NUMBERS = {"trials": 6, "min_time": 0.5, "max_time": 10.0, "min_count": 11, "max_foreign_cpu": 0.03}
@@ -88,11 +87,8 @@ def settings(asked: Mapping[str, Any]) -> Settings:
         UsageError: an impossible value.
     """
     numbers = {name: asked.get(name, default) for name, default in NUMBERS.items()}
-    max_s = max(numbers["max_time"], numbers["min_time"])
-    plan = Plan(numbers["min_count"], numbers["min_time"], max_s)
-    plan = replace(plan, warmup_max_s=min(plan.warmup_max_s, max_s))
-    if "target" in asked:
-        plan = replace(plan, target=parse_target(str(asked["target"])))
+    target = parse_target(str(asked["target"])) if "target" in asked else Plan().target
+    plan = plan_of(numbers["min_count"], numbers["min_time"], numbers["max_time"], target)
     tolerance = asked.get("tolerance")
     try:
         judged_by = parse_tolerance(",".join(str(part) for part in _list(tolerance))) if tolerance else None

@@ -15,11 +15,12 @@ import pytest
 from bench.errors import BenchError, UsageError
 from bench.interface import Outputs
 from bench.models import DataSet
+from bench.pace import Calm
 from bench.place import Place, started
 from bench.pytest_plugin import handed, words
 from bench.pytest_plugin.journal import Journal
 from bench.record import Record
-from bench.runner import Calm, Running, Settings
+from bench.runner import Running, Settings
 from bench.trial import Trial, TrialPlan, error_facts, run_once
 from bench.worker.child import check_feeds
 from bench.worker.client import Worker

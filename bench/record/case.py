@@ -112,11 +112,12 @@ class PeakFacts(Value, frozen=True):
 
 
 class PlanFacts(Value, frozen=True):
-    """How long and how often a trial measures."""
+    """How long and how often a trial measures, and over how long the trials are spread."""
 
     min_count: int
     min_s: float
     max_s: float
+    spread_s: float | None = None
 
 
 class CaseLine(Value, frozen=True, tag="case"):

@@ -177,6 +177,7 @@ class EvidenceFacts(Value, frozen=True):
     emulated: str = ""
     trials_max: int | None = None
     plan: PlanFacts | None = None
+    trials_over_s: float | None = None
 
 
 class WorkFacts(Value, frozen=True):

@@ -120,8 +120,8 @@ def timing(measured: Section) -> list[Block]:
     head = ["model", "backend", "p50", "95 % of p50", "p90", "p99", *(["p99.9"] if tail else [])]
     head += ["samples", "trials", "CPU used by others"]
     about = (
-        "Timing in ms. The interval of p50 is over processes and takes six trials; p90 takes 64 samples, p99 662"
-        f"{', p99.9 6636' if tail else ''}. Noisy trials are left out."
+        "Timing in ms. The interval of p50 is over processes of the time in which the trials began, and takes six of "
+        f"them; p90 takes 64 samples, p99 662{', p99.9 6636' if tail else ''}. Noisy trials are left out."
     )
     return [about, Table(head, [_timing_row(n, tail=tail) for n in measured], right=range(2, len(head)), keys=2)]
 
@@ -145,7 +145,8 @@ def _loaded_timing(measured: Section) -> list[Block]:
 def _trials(record: Record) -> str:
     evidence = record.evidence
     quiet = evidence.trials - evidence.trials_noisy
-    return f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet)
+    over = f" in {words.duration(evidence.trials_over_s)}" if evidence.trials_over_s else ""
+    return (f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet)) + over
 
 
 def _others(record: Record) -> str:

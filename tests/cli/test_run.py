@@ -239,16 +239,17 @@ def test_rerun_measures_the_same_cell(cli, mlp_path, tmp_path):
 
 def test_rerun_measures_as_thoroughly_as_then_but_for_what_is_said(cli, mlp_path, tmp_path):
     asked = ("--trials", "2", "--target", "none", "--min-time", "0.03", "--max-time", "0.2", "--min-count", "9")
+    asked = (*asked, "--spread", "0.5s")
     asked = (*asked, "--max-trials", "2", "--max-foreign-cpu", "1", "--tolerance", "0.01,0.02")
     (record,) = records(fake(cli, tmp_path, mlp_path, trials=asked))
-    assert record["evidence"]["plan"] == {"min_count": 9, "min_s": 0.03, "max_s": 0.2}
+    assert record["evidence"]["plan"] == {"min_count": 9, "min_s": 0.03, "max_s": 0.2, "spread_s": 0.5}
     (again,) = records(cli("rerun", record["id"], str(mlp_path), "--results", str(tmp_path), "--json"))
     for name in ("plan", "trials_wanted", "trials_max", "target", "max_foreign_cpu"):
         assert again["evidence"][name] == record["evidence"][name]
     assert again["parity"]["tolerance"] == record["parity"]["tolerance"]
     more = ("--trials", "3", "--min-count", "5", "--results", str(tmp_path), "--json")
     (other,) = records(cli("rerun", record["id"], str(mlp_path), *more))
-    assert other["evidence"]["plan"] == {"min_count": 5, "min_s": 0.03, "max_s": 0.2}
+    assert other["evidence"]["plan"] == {"min_count": 5, "min_s": 0.03, "max_s": 0.2, "spread_s": 0.5}
     assert other["evidence"]["trials_wanted"] == 3
 
 

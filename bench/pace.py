@@ -1,0 +1,60 @@
+"""What is waited for: before a round, its time; before a trial, a machine that is quiet and cool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from bench.case import Settings
+from bench.fold import noisy
+from bench.place import Wait
+from bench.record import TrialLine
+
+# After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
+WAIT_AFTER_NOISE_S = 5.0
+# A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
+# the noise of one reading (1 C). Rule of thumb.
+COOL_WITHIN_C = 2.0
+# So often it is looked, between rounds, whether there is time left.
+LOOK_S = 1.0
+
+
+class Pace:
+    """When rounds are due, counted from 0: at once, or the wanted ones evenly over `spread_s`, and others as fast."""
+
+    def __init__(self, wanted: int, spread_s: float | None) -> None:
+        self._begin, self._wanted = time.monotonic(), wanted
+        self._every_s = spread_s / (wanted - 1) if spread_s and wanted > 1 else 0.0
+
+    def left_s(self, number: int) -> float:
+        """How long it is until this round is due."""
+        return max(0.0, self._begin + number * self._every_s - time.monotonic())
+
+    def until_last_s(self, number: int) -> float:
+        """In this round, how long it is until the last of the wanted ones is due."""
+        return self.left_s(max(number, self._wanted - 1))
+
+    def wait(self, number: int, say: Callable[[str], None], out_of_time: Callable[[], bool]) -> None:
+        """Until this round is due, or no time is left."""
+        if self.left_s(number) > LOOK_S:
+            say(f"waiting {self.left_s(number):.0f} s for round {number + 1}: the trials are to be spread")
+        while (left_s := self.left_s(number)) and not out_of_time():
+            time.sleep(min(left_s, LOOK_S))
+
+
+class Calm:
+    """What to wait for before the next trial: always with `cooldown_s`, else for a moment after a noisy trial."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._noisy = False
+        self._max_c: float | None = None
+
+    def wait(self) -> Wait | None:
+        seconds = self._settings.cooldown_s or (WAIT_AFTER_NOISE_S if self._noisy else None)
+        return Wait(seconds, self._settings.max_foreign_cpu, self._max_c) if seconds else None
+
+    def learn(self, line: TrialLine) -> None:
+        self._noisy = noisy(line, self._settings.max_foreign_cpu)
+        if self._max_c is None and line.waited and line.waited.temperature_c is not None:
+            self._max_c = line.waited.temperature_c + COOL_WITHIN_C
