@@ -14,6 +14,7 @@ from bench.cache import key_of
 from bench.errors import BenchError
 from bench.interface import Options, OptionValue, Plan
 from bench.measure.scenarios import Scenario
+from bench.measure.stats import worth_a_look
 from bench.models import Resolved
 from bench.parity.compare import TOLERANCES, Tolerance
 from bench.place import Place
@@ -77,9 +78,14 @@ def plan_of(min_count: int, min_s: float, max_s: float, target: float | None) ->
     return Plan(min_count, min_s, max_s, warmup_min_s=least_s, warmup_max_s=most_s, target=target)
 
 
-def wanted_trials(case: Case, settings: Settings) -> int:
-    """A soak is one process: noisy or not, nobody waits for another hour."""
-    return 1 if case.scenario.soak_s is not None else settings.trials
+def looks_at(case: Case, settings: Settings) -> tuple[int, ...]:
+    """After how many quiet trials to look whether more are needed, the last number being the most that there may be.
+
+    A soak is one process: noisy or not, nobody waits for another hour.
+    """
+    if case.scenario.soak_s is not None:
+        return (1,)
+    return worth_a_look(settings.trials, settings.max_trials)
 
 
 def default_tolerance(case: Case) -> Tolerance:
@@ -139,7 +145,7 @@ def case_line(
     identity_: str, file: Journal, case: Case, settings: Settings, tolerance: Tolerance, again: Again | None
 ) -> CaseLine:
     """The first line of an execution, before anything is prepared."""
-    default = default_tolerance(case)
+    default, looks = default_tolerance(case), looks_at(case, settings)
     relaxed = tolerance.rtol > default.rtol or tolerance.atol_of_scale > default.atol_of_scale
     facts = case_facts(case)
     return CaseLine(
@@ -151,9 +157,10 @@ def case_line(
         started_at=now(),
         case=facts,
         source=Path(case.resolved.reference).name,
-        trials_wanted=wanted_trials(case, settings),
+        trials_wanted=looks[0],
         target=settings.plan.target,
-        trials_max=1 if case.scenario.soak_s is not None else max(settings.trials, settings.max_trials),
+        trials_max=looks[-1],
+        looks=list(looks),
         plan=record.PlanFacts(
             min_count=settings.plan.min_count,
             min_s=settings.plan.min_s,

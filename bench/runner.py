@@ -18,8 +18,8 @@ from bench.case import (
     case_line,
     cell_of,
     default_tolerance,
+    looks_at,
     plan_of,
-    wanted_trials,
     with_facts,
     with_task,
     with_work,
@@ -94,7 +94,8 @@ class Running:
         self._slices: list[SliceLine] = []
         self._end: EndLine | None = None
         self._final: Record | None = None
-        self.goal = wanted_trials(case, settings)
+        self._looks = looks_at(case, settings)
+        self.goal = self._looks[0]
         self._spent_s = 0.0
 
     def begin(self, place: Place) -> None:
@@ -159,8 +160,8 @@ class Running:
     def wants_more(self) -> str:
         """Empty while another trial is wanted, else why none is.
 
-        After the wanted trials it is looked once whether the interval is narrow enough; if not, the rest of the trials
-        that are allowed are run, without another look: every look makes the interval err more often.
+        It is looked only then whether the interval is narrow enough when one more trial could be left out at either
+        end: every look makes it err more often.
         """
         if self._trials and self._trials[-1].error:
             return "a trial failed"
@@ -171,9 +172,9 @@ class Running:
         quiet = sum(not noisy(t, self._settings.max_foreign_cpu) for t in self._trials)
         if quiet >= self.goal:
             reason = self._precision()
-            if reason != TOO_WIDE or self.goal >= self._settings.max_trials:
+            if reason != TOO_WIDE or self.goal == self._looks[-1]:
                 return reason
-            self.goal = self._settings.max_trials
+            self.goal = next(count for count in self._looks if count > self.goal)
         last = self._trials[-1] if self._trials else None
         if last and last.load and last.load.foreign_cpu is None and self._settings.max_foreign_cpu < 1:
             return f"the load cannot be told: {last.load.reason}"  # nor will it be the next time

@@ -399,7 +399,9 @@ QUIET = r.LoadFacts(wall_s=1.0, foreign_cpu=0.0, steal=0.0, involuntary_switches
 
 
 def trial(**facts):
-    return r.TrialLine(schema=1, id="c", index=0, started_at="2026-11-20T03:00:00Z", environment={}, runtimes={}, load=QUIET, **facts)
+    return r.TrialLine(
+        schema=1, id="c", index=0, started_at="2026-11-20T03:00:00Z", environment={}, runtimes={}, load=QUIET, **facts
+    )
 
 
 def test_a_throttled_trial_is_noisy_whatever_is_allowed():

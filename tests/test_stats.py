@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.measure import stats
 from bench.measure.stats import (
     QUANTILES,
     chance_of_order,
@@ -27,6 +26,7 @@ from bench.measure.stats import (
     summarise,
     theil_sen,
     within_process,
+    worth_a_look,
 )
 
 NANOSECONDS = st.integers(1, 2**62)
@@ -142,29 +142,49 @@ def test_samples_beyond_a_double_stay_whole():
     assert summarise([[big] * 11]).p50_ns == big
 
 
-# The interval over processes after two looks.
+# The interval over processes after several looks.
 
 
-def ranks(n, looked_at):
-    return median_interval(list(range(n)), looked_at=looked_at)
+def ranks(n, *looks):
+    return median_interval(list(range(n)), looks=looks)
 
 
-@pytest.mark.parametrize(("first", "n"), [(6, 7), (6, 10), (6, 13), (7, 13), (9, 13), (6, 20)])
-def test_two_looks_together_miss_no_more_than_one(first, n):
+@pytest.mark.parametrize(
+    "looks", [(6, 7), (6, 10), (6, 13), (7, 13), (9, 13), (6, 10, 13), (6, 8, 9, 10, 11, 12, 13), (6, 10, 14)]
+)
+def test_all_looks_together_miss_no_more_than_one(looks):
     """By going through all ways, which look to trust being chosen by an adversary who knows the truth."""
-    (low, _), (first_low, _) = ranks(n, first), ranks(first, None)
+    lows = [(n, ranks(n, *looks)[0]) for n in looks]
     missed = 0
-    for below in itertools.product((0, 1), repeat=min(n, 13)) if n <= 13 else ():
-        early, late = sum(below[:first]), sum(below)
-        missed += not first_low < early < first - first_low or not low < late < n - low
-    assert missed <= 0.05 * 2**n
-    assert low <= ranks(n, None)[0]
+    for below in itertools.product((0, 1), repeat=looks[-1]):
+        missed += any(not low < sum(below[:n]) < n - low for n, low in lows)
+    assert missed <= 0.05 * 2 ** looks[-1]
+    assert all(low <= ranks(n)[0] for n, low in lows)
 
 
-def test_thirteen_are_the_next_number_of_trials_that_is_worth_its_time():
+def test_looks_to_come_change_nothing():
+    assert ranks(6, 6, 10, 14) == ranks(6)
+    assert ranks(10, 6, 10, 14) == ranks(10, 6)
+    assert ranks(13, 3) == ranks(13), "three trials have no interval that could have been looked at"
+
+
+def test_ten_and_fourteen_are_the_next_numbers_of_trials_that_are_worth_their_time():
     assert [ranks(n, 6)[0] for n in range(6, 17)] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
-    assert ranks(6, 6) == ranks(6, None)
-    assert ranks(13, 3) == ranks(13, None), "three trials have no interval that could have been looked at"
+    assert worth_a_look(6, 20) == (6, 10, 14, 18, 20)
+    assert worth_a_look(6, 14) == (6, 10, 14)
+    assert [ranks(n, *worth_a_look(6, 18))[0] for n in (6, 10, 14, 18)] == [0, 1, 2, 3]
+
+
+@given(st.integers(1, 60), st.integers(0, 80))
+def test_looks_go_from_the_wanted_trials_to_the_most(first, more):
+    looks = worth_a_look(first, first + more)
+    assert (looks[0], looks[-1]) == (first, first + more)
+    assert list(looks) == sorted(set(looks))
+    assert worth_a_look(first, 0) == (first,)
+    inner = looks[:-1]
+    found = [ranks(n, *looks) for n in inner]
+    assert len({f[0] for f in found if f}) == len([f for f in found if f])
+    assert first >= 6 or len(looks) <= 2
 
 
 # Bounds of quantiles.
@@ -335,4 +355,4 @@ def test_the_stated_interval_covers(shape, repetitions):
     """93 in 100 is the aim. Of 60, fewer than 50 would be a one-in-a-thousand accident for an interval that has it."""
     found = simulated.simulate(simulated.deploybench, shape, repetitions, seed=11)
     assert simulated.coverage(found) >= (0.93 if repetitions == 2000 else 50 / 60)
-    assert {o.trials for o in found} <= {stats.MIN_TRIALS, simulated.MAX_TRIALS}
+    assert {o.trials for o in found} <= set(simulated.LOOKS)

@@ -26,9 +26,9 @@ from bench.cli.options import (
 from bench.cli.parsing import given_tolerance, parse_limits, parse_target
 from bench.cli.scenario import parse, scenario_options
 
-# Six processes are the fewest that give an interval. If it is too wide, thirteen are the next number worth its time:
-# the interval leaves out two at either end and still holds with the look after six (bench/measure/stats.py).
-MAX_TRIALS = 13
+# Six processes are the fewest that give an interval. If it is too wide, ten and fourteen are the next numbers worth
+# their time: one and two at either end are left out, and the looks before are allowed for (bench/measure/stats.py).
+MAX_TRIALS = 14
 
 measure_options = stacked(
     click.option(

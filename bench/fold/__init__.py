@@ -59,7 +59,7 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu)]
     used = quiet or trials
     error = (end.error if end else None) or next((t.error for t in trials if t.error), None)
-    summed = summaries(used, case.trials_wanted)
+    summed = summaries(used, case.looks or [case.trials_wanted])
     latencies = [latency_of(one, used) for one in summed]
     streams = throughput(used, case.case.options.batch or 1)
     soaked = soak_of(case, _of_last_trial(slices))

@@ -24,13 +24,13 @@ def has_samples(trial: TrialLine) -> bool:
     return bool(trial.series) and all(series.samples_ns for series in trial.series)
 
 
-def summaries(trials: Sequence[TrialLine], wanted: int) -> list[Summed]:
+def summaries(trials: Sequence[TrialLine], looks: Sequence[int]) -> list[Summed]:
     """Every scope and clock over the trials that have it, the headline (each trial's first) first."""
     scopes: dict[tuple[str, str], list[list[int]]] = {}
     for trial in trials:
         for series in trial.series if has_samples(trial) else ():
             scopes.setdefault((series.scope, series.clock), []).append(series.samples_ns)
-    return [Summed(scope, clock, lists, stats.summarise(lists, wanted)) for (scope, clock), lists in scopes.items()]
+    return [Summed(scope, clock, lists, stats.summarise(lists, looks)) for (scope, clock), lists in scopes.items()]
 
 
 def latency_of(summed: Summed, trials: Sequence[TrialLine]) -> LatencyFacts:

@@ -134,6 +134,7 @@ class CaseLine(Value, frozen=True, tag="case"):
     tolerance: ToleranceFacts
     target: float | None = None
     trials_max: int | None = None
+    looks: list[int] | None = None
     plan: PlanFacts | None = None
     replaces: str | None = None
     prepare: PrepareFacts | None = None

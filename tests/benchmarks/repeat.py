@@ -1,13 +1,21 @@
 """The same case measured again and again: do the medians agree, do the intervals hold, and what did they cost?
 
-    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10] [--cpus LIST]  # 12 minutes
+    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10] [--cpus LIST]  # 18 minutes
 
-A repetition measures the case on every installed runtime by `deploybench run`'s own defaults, in a hurry (the shortest
-trials in which it can be told how busy the machine was), and once more in one fresh process for --seconds. The long
+A repetition measures the case on every installed runtime by `deploybench run`'s own defaults, and in a hurry (the
+shortest trials in which it can be told how busy the machine was). They are made in two ways:
+
+In rounds, as the cases of one run are: every repetition has a trial, then each its second. Whatever the machine does
+meanwhile hits all of them, so this is what ten repetitions on a quiet machine are. An interval speaks of the processes
+of the time in which its trials began, and that is the same time for all: the truth is the median of the processes of
+the other repetitions.
+
+One after the other, with one fresh process for --seconds after each. Here a machine that is not quiet shows. The long
 processes are the truth (the median of their medians) and what the stopping rules of others are replayed on: each rule
 sees the first samples of one process, as its tool would have taken them after its warm-up, and says its median with the
 usual order-statistic interval of independent samples. The tools print no interval for a median; this is the one that
-their samples would give. A replay has no process start in its time; ours has six.
+their samples would give. Their time has that process's start, import and load in it, but no warm-up; ours has six of
+each.
 
 Targets on a quiet machine: medians of ten repetitions within 1 % (ort-cpu), 1.5 % (mnn), 4 % (ncnn), each inside its
 stated interval; an interval of at most +-1 %, in a hurry, on ort-cpu and mnn in no more time than 1000 inferences take.
@@ -46,7 +54,7 @@ from bench.store import new_run
 
 WITHIN = {"ort-cpu": 0.01, "mnn": 0.015, "ncnn": 0.04}
 MODULES = {"ort-cpu": "onnxruntime", "mnn": "MNN", "ncnn": "ncnn"}
-OURS = {"deploybench run": (), "... --min-time 0.2": ("--min-time", "0.2")}
+OURS = {"deploybench run": (), "... --min-time 0.1": ("--min-time", "0.1")}
 TARGET = 0.01
 FIXED = 1000
 # Name, inferences and seconds: each rule ends when both are reached.
@@ -76,6 +84,14 @@ class Answer:
         return self.interval is not None and self.interval[0] <= truth <= self.interval[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Long:
+    """A process that was timed for long: the seconds until its model had answered once, and what it showed after."""
+
+    start_s: float
+    samples_ns: Array
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="squeezenet")
@@ -87,10 +103,14 @@ def main() -> int:
     known = [installed()[name] for name, module in MODULES.items() if importlib.util.find_spec(module)]
     todo = cases([asked.model], known, Wanted(1, "model", None, (), (), asked.cpus), where)
     ours: dict[str, dict[str, list[Answer]]] = {case.backend.name: {label: [] for label in OURS} for case in todo}
-    long: dict[str, list[Array]] = {case.backend.name: [] for case in todo}
+    long: dict[str, list[Long]] = {case.backend.name: [] for case in todo}
+    together: dict[str, list[Record]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in todo:  # references, artefacts and the machine's peaks are made once
             once(case, where, Path(folder), Settings(1, Plan(1, 0.01, 0.02), max_trials=1))
+        for label, words in OURS.items():
+            together[label] = in_rounds(todo, asked.repetitions, where, Path(folder), settings(words))
+            print(f"{label}: {asked.repetitions} repetitions in rounds are done", file=sys.stderr)
         for number in range(asked.repetitions):
             for case in todo if number % 2 == 0 else reversed(todo):
                 name = case.backend.name
@@ -100,11 +120,13 @@ def main() -> int:
                 record, _ = once(case, where, Path(folder), Settings(1, plan, max_trials=1))
                 if record.latency is None:
                     sys.exit(f"{name}: {record.status}: {record.why}")
-                long[name].append(np.array(record.latency.samples_ns, np.int64))
+                long[name].append(Long(to_start_s(record), np.array(record.latency.samples_ns, np.int64)))
                 said = "; ".join(told(answers[-1]) for answers in ours[name].values())
                 print(f"{number + 1}/{asked.repetitions} {name}: {said}", file=sys.stderr)
     for case in todo:
-        show(case.backend.name, ours[case.backend.name], long[case.backend.name])
+        name = case.backend.name
+        show_rounds(name, {label: [r for r in found if r.case.backend == name] for label, found in together.items()})
+        show(name, ours[name], long[name])
     print(
         f"{asked.model}, one thread; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
@@ -121,22 +143,46 @@ def once(case: Case, where: Place, results: Path, settings: Settings) -> tuple[R
     return records[0], time.monotonic() - begin
 
 
+def to_start_s(record: Record) -> float:
+    """From the start of a process until its model has answered once."""
+    cold = record.cold
+    return sum((cold.start_s, cold.import_s, cold.load_s or 0.0, cold.first_run_s or 0.0)) if cold else 0.0
+
+
+def settings(words: Sequence[str]) -> Settings:
+    """How thoroughly `deploybench run` measures with these options."""
+    found: Settings = run.thoroughness(run.command.make_context("run", ["model", *words]).params)
+    return found
+
+
+def in_rounds(todo: Sequence[Case], repetitions: int, where: Place, results: Path, wanted: Settings) -> list[Record]:
+    """The records of so many repetitions of every case, as cases of one run."""
+    return run_cases(
+        [case for _ in range(repetitions) for case in todo],
+        where,
+        wanted,
+        results=results,
+        machine=environment.collect().machine,
+        run=new_run(),
+        progress=Reporter(quiet=True),
+    )
+
+
 def our_run(case: Case, where: Place, results: Path, words: Sequence[str]) -> Answer:
     """What `deploybench run` would have said with these options."""
-    asked = run.command.make_context("run", ["model", *words]).params
-    record, seconds = once(case, where, results, run.thoroughness(asked))
+    record, seconds = once(case, where, results, settings(words))
     latency = record.latency
     if latency is None:
         sys.exit(f"{case.backend.name}: {record.status}: {record.why}")
     return Answer(latency.p50_ns, latency.p50_ci_ns, seconds, record.status)
 
 
-def replay(samples: Array, count: int, seconds: float) -> Answer:
+def replay(process: Long, count: int, seconds: float) -> Answer:
     """What a rule of so many inferences and seconds would have said of this process."""
-    ends = np.cumsum(samples) / 1e9
-    n = min(max(count, int(np.searchsorted(ends, seconds)) + 1), len(samples))
-    taken = np.sort(samples[:n])
-    return Answer(float(np.median(taken)), naive_interval(taken), float(ends[n - 1]))
+    ends = np.cumsum(process.samples_ns) / 1e9
+    n = min(max(count, int(np.searchsorted(ends, seconds)) + 1), len(ends))
+    taken = np.sort(process.samples_ns[:n])
+    return Answer(float(np.median(taken)), naive_interval(taken), process.start_s + float(ends[n - 1]))
 
 
 def naive_interval(ordered: Array) -> tuple[float, float] | None:
@@ -146,20 +192,45 @@ def naive_interval(ordered: Array) -> tuple[float, float] | None:
     return None if low < 0 or high >= len(ordered) else (float(ordered[low]), float(ordered[high]))
 
 
-def show(name: str, ours: Mapping[str, Sequence[Answer]], long: Sequence[Array]) -> None:
-    """The table of one runtime."""
-    truth = statistics.median(float(np.median(samples)) for samples in long)
-    fixed_s = statistics.median(float(np.sum(samples[:FIXED])) / 1e9 for samples in long)
-    print(f"\n{name}: {truth / 1e6:.3f} ms in the median of {len(long)} long processes")
+def show_rounds(name: str, found: Mapping[str, Sequence[Record]]) -> None:
+    """What the repetitions in rounds say of one runtime."""
+    print(f"\n{name}, repetitions in rounds")
+    print(f"{'':24} {'half width':>11} {'covers truth':>13} {'medians within':>15} {'trials':>8} {'not published':>14}")
+    for label, records in found.items():
+        known = [r.latency for r in records if r.latency is not None and r.latency.p50_ci_ns is not None]
+        inside = 0
+        for own in known:
+            truth = statistics.median(ns for other in known if other is not own for ns in other.trial_p50_ns)
+            assert own.p50_ci_ns is not None
+            inside += own.p50_ci_ns[0] <= truth <= own.p50_ci_ns[1]
+        width = statistics.median(one.p50_ci_relative or 0.0 for one in known)
+        spread = within([one.p50_ns for one in known])
+        trials = statistics.median(len(one.trial_p50_ns) for one in known)
+        lost = sum(r.status != "ok" for r in records)
+        covered = f"{inside} of {len(known)}"
+        print(f"{label:24} {width:11.2%} {covered:>13} {spread:15.2%} {trials:8g} {lost:14}")
+        verdict = "met" if inside == len(records) and spread <= WITHIN[name] else "MISSED"
+        print(f"  medians within {WITHIN[name]:.1%}, each inside its interval: {verdict}")
+
+
+def show(name: str, ours: Mapping[str, Sequence[Answer]], long: Sequence[Long]) -> None:
+    """The table of one runtime's repetitions one after the other."""
+    truth = statistics.median(float(np.median(process.samples_ns)) for process in long)
+    start_s = statistics.median(process.start_s for process in long)
+    fixed_s = statistics.median(p.start_s + float(np.sum(p.samples_ns[:FIXED])) / 1e9 for p in long)
+    print(f"\n{name}, one after the other: {truth / 1e6:.3f} ms in the median of {len(long)} long processes")
     print(f"{'rule':24} {'seconds':>8} {'half width':>11} {'covers truth':>13} {'medians within':>15}")
     for label, answers in ours.items():
         print(row(label, answers, truth))
     for label, count, seconds in RULES:
-        print(row(label, [replay(samples, count, seconds) for samples in long], truth))
-    print(f"  {FIXED} inferences alone take {fixed_s:.1f} s")
+        print(row(label, [replay(process, count, seconds) for process in long], truth))
+    print(
+        f"  {FIXED} inferences take {fixed_s:.2f} s, {start_s:.2f} of them to start"
+    )
     for label, answers in ours.items():
         narrow = [a for a in answers if a.width is not None and a.width <= TARGET]
-        time_s = f" in {statistics.median(a.seconds for a in narrow):.1f} s in the median" if narrow else ""
+        took_s = statistics.median(a.seconds for a in narrow) if narrow else float("inf")
+        time_s = f" in {took_s:.2f} s in the median: {took_s / fixed_s:.2f} of that" if narrow else ""
         kept = sum(a.status != "ok" for a in answers)
         print(f"  {label}: {len(narrow)} of {len(answers)} reached +-{TARGET:.0%}{time_s}; {kept} not published")
     spread, limit = within([a.median for a in ours["deploybench run"]]), WITHIN[name]
