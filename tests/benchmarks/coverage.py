@@ -4,9 +4,9 @@
 
 The whole procedure is simulated by the code that measures: warm-up, the loop's stop rule, six fresh processes, the
 look at the interval over them, and, where it is too wide, four more, and another four. Only clock and durations are
-made up. Beside it the stopping rules of other tools, on processes of the same kind, with the interval that one would naively take from the
-one process that they run. Each interval is held against its own truth: one for a median against the median, over all
-processes, of a process's long-run median; one for a mean against the mean of all.
+made up. Beside it the stopping rules of other tools, on processes of the same kind, with the interval that one would
+naively take from the one process that they run. Each interval is held against its own truth: one for a median against
+the median, over all processes, of a process's long-run median; one for a mean against the mean of all.
 """
 
 from __future__ import annotations

@@ -224,9 +224,7 @@ def show(name: str, ours: Mapping[str, Sequence[Answer]], long: Sequence[Long]) 
         print(row(label, answers, truth))
     for label, count, seconds in RULES:
         print(row(label, [replay(process, count, seconds) for process in long], truth))
-    print(
-        f"  {FIXED} inferences take {fixed_s:.2f} s, {start_s:.2f} of them to start"
-    )
+    print(f"  {FIXED} inferences take {fixed_s:.2f} s, {start_s:.2f} of them to start")
     for label, answers in ours.items():
         narrow = [a for a in answers if a.width is not None and a.width <= TARGET]
         took_s = statistics.median(a.seconds for a in narrow) if narrow else float("inf")
