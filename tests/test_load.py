@@ -140,6 +140,32 @@ def test_a_busy_neighbour_shows():
     assert found.foreign_cpu > 0.2
 
 
+PIECES = """
+import time
+print(flush=True)
+while True:
+    end = time.perf_counter() + 0.003
+    while time.perf_counter() < end: pass
+    time.sleep(0.017)
+"""
+
+
+def test_a_neighbour_that_works_in_short_pieces_shows_every_time():
+    """It takes 15 % of a core. A kernel that only samples what a core does when busy sees twice that, or nothing."""
+    neighbour = subprocess.Popen([sys.executable, "-c", PIECES], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        neighbour.stdout.readline()
+        shares = []
+        for _ in range(10):
+            before = load.snapshot()
+            time.sleep(0.4)
+            shares.append(between(before, load.snapshot()).foreign_cpu)
+    finally:
+        neighbour.kill()
+        neighbour.communicate()
+    assert min(shares) > 0.05 / CORES
+
+
 def test_our_own_work_is_not_foreign():
     """Whoever else is busy: what we burn on one core shows as ours."""
     before = load.snapshot()

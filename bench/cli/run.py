@@ -111,7 +111,7 @@ measure_options = stacked(
         "--spread",
         callback=lambda ctx, param, value: asked.parse_spread(value),
         metavar="TIME",
-        help="Begin the trials evenly over 10m or 1h, so that the interval holds for that time, not for a few seconds.",
+        help="Begin the wanted trials evenly over 10m or 1h, more at the same pace: the interval then knows that time.",
     ),
     click.option(
         "--new-shapes",
