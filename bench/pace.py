@@ -20,15 +20,20 @@ LOOK_S = 1.0
 
 
 class Pace:
-    """When rounds are due, counted from 0: at once, or the wanted ones evenly over `spread_s`, and others as fast."""
+    """When rounds are due, counted from 0: at once, or the wanted ones evenly over `spread_s`, and others as fast.
+
+    The time counts from the end of the first round: references and artefacts are made in it, which may take as long.
+    """
 
     def __init__(self, wanted: int, spread_s: float | None) -> None:
-        self._begin, self._wanted = time.monotonic(), wanted
+        self._wanted = wanted
         self._every_s = spread_s / (wanted - 1) if spread_s and wanted > 1 else 0.0
+        self._begin: float | None = None
 
     def left_s(self, number: int) -> float:
         """How long it is until this round is due."""
-        return max(0.0, self._begin + number * self._every_s - time.monotonic())
+        passed_s = 0.0 if self._begin is None else time.monotonic() - self._begin
+        return max(0.0, number * self._every_s - passed_s)
 
     def until_last_s(self, number: int) -> float:
         """In this round, how long it is until the last of the wanted ones is due."""
@@ -36,6 +41,8 @@ class Pace:
 
     def wait(self, number: int, say: Callable[[str], None], out_of_time: Callable[[], bool]) -> None:
         """Until this round is due, or no time is left."""
+        if number and self._begin is None:
+            self._begin = time.monotonic()
         if self.left_s(number) > LOOK_S:
             say(f"waiting {self.left_s(number):.0f} s for round {number + 1}: the trials are to be spread")
         while (left_s := self.left_s(number)) and not out_of_time():

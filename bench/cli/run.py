@@ -293,11 +293,11 @@ def thoroughness(settings: dict[str, Any]) -> Any:
         plan,
         given_tolerance(settings["tolerance"]),
         settings["max_foreign_cpu"],
-        settings["cooldown"],
-        settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
-        settings["spread"],
-        settings["new_shapes"] or 0,
-        _task(settings),
+        cooldown_s=settings["cooldown"],
+        max_trials=settings["max_trials"] or max(settings["trials"], MAX_TRIALS),
+        spread_s=settings["spread"],
+        new_shapes=settings["new_shapes"] or 0,
+        task=_task(settings),
     )
 
 

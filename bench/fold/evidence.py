@@ -61,7 +61,7 @@ def evidence_of(
 
 def _apart_s(times: Sequence[str]) -> float | None:
     """From the first of these times to the last; None where there are not two."""
-    at = sorted(datetime.fromisoformat(time.replace("Z", "+00:00")) for time in times)
+    at = sorted(map(datetime.fromisoformat, times))
     return (at[-1] - at[0]).total_seconds() if len(at) > 1 else None
 
 
