@@ -52,6 +52,12 @@ def test_a_percentile_that_there_was_no_time_for_is_said(run):
         (("--cpus", "900"), "no CPU 900"),
         (("--scenario", "server", "--rate", "0"), "--rate 0"),
         (("--new-shapes", "0"), "--new-shapes"),
+        (("--spread", "10"), "--spread 10 is no time; write it with its unit"),
+        (("--spread", "0s"), "--spread 0s is not possible"),
+        (("--spread", "25h"), "at most a day"),
+        (("--spread", "10m", "--trials", "1"), "--spread means nothing with --trials 1"),
+        (("--spread", "10m", "--budget", "600"), "--budget 600 is over before trials spread over 600 s are"),
+        (("--spread", "10m", "--soak", "5s"), "--spread means nothing with --soak"),
     ],
 )
 def test_the_impossible_is_refused_before_anything_runs(cli, mlp_path, tmp_path, words, says):
@@ -59,6 +65,15 @@ def test_the_impossible_is_refused_before_anything_runs(cli, mlp_path, tmp_path,
     assert done.code == 2
     assert says in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+# --- trials that are spread over a time
+
+
+def test_trials_that_are_spread_begin_as_far_apart(run):
+    record, said = run("--trials", "2", "--spread", "3s", "--min-time", "0.01", "--target", "none")
+    assert 2 <= record["evidence"]["trials_over_s"] <= 30
+    assert "for round 2: the trials are to be spread" in said
 
 
 # --- what a new input shape costs
