@@ -63,7 +63,7 @@ class Progress(Protocol):
     def trial_begins(self, case: str, number: int, of: int) -> None:
         """The next trial of a case begins; `of` are wanted."""
 
-    def trial_ended(self, trials_left: int, at_least_s: float = 0.0) -> None:
+    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
         """A trial has ended; so many are left over all cases, and so long it takes at least until the last begins."""
 
     def case_ended(self, result: Record) -> None:

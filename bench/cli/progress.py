@@ -46,7 +46,7 @@ class Reporter:
         again = f"trial {number} (others were using the machine during one of the {of} before)"
         self._show(f"{case}: {f'trial {number} of {of}' if number <= of else again}")
 
-    def trial_ended(self, trials_left: int, at_least_s: float = 0.0) -> None:
+    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
         self._trials_done += 1
         each = (time.monotonic() - self._begin) / self._trials_done
         left_s = max(each * trials_left, at_least_s)

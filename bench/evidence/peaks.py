@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +62,8 @@ def measure(threads: int, features: Collection[str]) -> Peaks:
     command = [sys.executable, "-I", __file__, str(threads)]
     before, own_before = load.snapshot(), _seconds_of_children()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True)
-    meanwhile, own = load.between(before, load.snapshot()), _seconds_of_children() - own_before
+    after, own_s = load.snapshot(), _seconds_of_children() - own_before
+    meanwhile = load.between(before, replace(after, own_s=after.own_s + own_s))
     found = json.loads(done.stdout.splitlines()[-1])
     return Peaks(
         threads=threads,
@@ -72,9 +73,7 @@ def measure(threads: int, features: Collection[str]) -> Peaks:
         clock_hz=clock_hz(),
         features=tuple(sorted(cpu_features() & frozenset(features))),
         numpy=np.__version__,
-        foreign_cpu=None
-        if meanwhile.foreign_cpu is None
-        else max(0.0, meanwhile.foreign_cpu - own / (meanwhile.wall_s * (os.cpu_count() or 1))),
+        foreign_cpu=meanwhile.foreign_cpu,
     )
 
 

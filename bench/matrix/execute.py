@@ -252,7 +252,7 @@ class _Told(Progress):
     def trial_begins(self, case: str, number: int, of: int) -> None:
         self._watch.trial(self._device, case, number, of)
 
-    def trial_ended(self, trials_left: int, at_least_s: float = 0.0) -> None:
+    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
         pass
 
     def case_ended(self, result: Record) -> None:

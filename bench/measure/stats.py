@@ -171,11 +171,13 @@ def worth_a_look(first: int, most: int) -> tuple[int, ...]:
     misses 3.1 %, with [2nd, 9th] of 10 it is 4.3 % together, with [3rd, 12th] of 14 4.8 %. A look at any other number
     can but widen the interval. Fewer trials than six have no interval to look at.
     """
-    found = [first]
-    if first >= MIN_TRIALS:
+    found, left_out = [first], _rank(first, INTERVAL, ())
+    if left_out is not None:
         for count in range(first + 1, most + 1):
-            if (_rank(count, INTERVAL, tuple(found)) or 0) > (_rank(found[-1], INTERVAL, tuple(found[:-1])) or 0):
+            rank = _rank(count, INTERVAL, tuple(found))
+            if rank is not None and rank > left_out:
                 found.append(count)
+                left_out = rank
     return (*found, most) if most > found[-1] else tuple(found)
 
 
