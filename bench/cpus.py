@@ -1,9 +1,9 @@
 """Whether this machine's CPUs are alike: the same case, bound to one after the other, in fresh processes, in rounds.
 
-What shares a core with one of them cannot be seen from inside a virtual machine: no load, no steal, and yet an
+Of a virtual machine's CPUs one may share its core with others more than the rest: no load, no steal, and yet an
 inference takes up to 15 % longer there, for seconds or minutes, while the CPU beside it is as fast as ever. Source:
 squeezenet on two CPUs of one such machine, 24 processes on each in turns, twice: standard deviations 0.6 and 3.3 %,
-then 0.3 and 2.1 % (x86-64, 2026-11).
+then 0.3 and 2.1 % (x86-64, 2026-11). What neighbours do to the core alone, bench/evidence/yardstick.py tells.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bench.evidence.yardstick import FASTEST_SHARE, sampled
 from bench.fold import noisy
 from bench.place import Place
 from bench.record import MAX_FOREIGN_CPU
@@ -31,10 +32,14 @@ UNSTEADY = 3.3
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """One CPU: the medians of its trials, in nanoseconds."""
+    """One CPU: the medians of its trials, in nanoseconds.
+
+    `shared`: the share of the yardstick's readings that show somebody else on its core. None where there are none.
+    """
 
     cpu: int
     p50_ns: tuple[float, ...]
+    shared: float | None = None
 
     @property
     def mean_ns(self) -> float:
@@ -65,9 +70,10 @@ def alike(plan: TrialPlan, usable: Sequence[int], place: Place, seconds: float, 
     """Measure the plan on each of the CPUs for about so long, six times at least."""
     if len(usable) < 2:
         return Alike(problem="there is one CPU only")
-    chosen = sampled(usable)
+    chosen = sampled(sorted(usable), MOST_CPUS)
     found: dict[int, list[float]] = {cpu: [] for cpu in chosen}
     quiet: dict[int, list[float]] = {cpu: [] for cpu in chosen}
+    readings: dict[int, list[int]] = {cpu: [] for cpu in chosen}
     end, number, lasted = time.monotonic() + seconds, 0, 0.0
     while number < FEWEST_TRIALS or (number < MOST_TRIALS and time.monotonic() + lasted < end):
         begin = time.monotonic()
@@ -78,24 +84,28 @@ def alike(plan: TrialPlan, usable: Sequence[int], place: Place, seconds: float, 
                 return Alike(problem=f"{line.error.phase}: {line.error.message}")
             taken = statistics.median(line.series[0].samples_ns)
             found[cpu].append(taken)
+            readings[cpu] += line.core.readings_ns if line.core else []
             if not noisy(line, MAX_FOREIGN_CPU):
                 quiet[cpu].append(taken)
         number += 1
         lasted = time.monotonic() - begin
-    return judged(quiet if min(map(len, quiet.values())) >= FEWEST_TRIALS else found)
+    return judged(quiet if min(map(len, quiet.values())) >= FEWEST_TRIALS else found, readings)
 
 
-def sampled(usable: Collection[int]) -> list[int]:
-    """At most `MOST_CPUS` of them, evenly."""
-    ordered = sorted(usable)
-    step = max(1.0, len(ordered) / MOST_CPUS)
-    return [ordered[math.floor(i * step)] for i in range(min(MOST_CPUS, len(ordered)))]
-
-
-def judged(medians: Mapping[int, Sequence[float]]) -> Alike:
-    """Which CPUs are slower or less steady than the best one."""
-    seen = Alike(tuple(Cpu(cpu, tuple(taken)) for cpu, taken in sorted(medians.items())))
+def judged(medians: Mapping[int, Sequence[float]], readings_ns: Mapping[int, Sequence[int]] | None = None) -> Alike:
+    """Which CPUs are slower or less steady than the best one. `readings_ns`: of the yardstick, on each."""
+    shares = _shared(readings_ns or {})
+    seen = Alike(tuple(Cpu(cpu, tuple(taken), shares.get(cpu)) for cpu, taken in sorted(medians.items())))
     return replace(seen, worse=tuple(c.cpu for c in seen.cpus if c is not seen.best and _worse(c, seen.best)))
+
+
+def _shared(readings_ns: Mapping[int, Sequence[int]]) -> dict[int, float]:
+    """Of each CPU's readings the share that is longer than the fastest of all by more than is accepted."""
+    together = sorted(ns for taken in readings_ns.values() for ns in taken)
+    if not together:
+        return {}
+    longest_ns = together[int(len(together) * FASTEST_SHARE)] * (1 + MAX_FOREIGN_CPU)
+    return {cpu: sum(ns > longest_ns for ns in taken) / len(taken) for cpu, taken in readings_ns.items() if taken}
 
 
 def _worse(cpu: Cpu, good: Cpu) -> bool:

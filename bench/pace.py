@@ -6,12 +6,14 @@ import time
 from collections.abc import Callable
 
 from bench.case import Settings
-from bench.fold import noisy
 from bench.place import Wait
 from bench.record import TrialLine
 
 # After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
 WAIT_AFTER_NOISE_S = 5.0
+# For so long a loaded session waits, before it is timed, for a core that is left alone, where that can be told: those
+# who share a virtual machine's core mostly come and go within seconds.
+ALONE_WAIT_S = 3.0
 # A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
 # the noise of one reading (1 C). Rule of thumb.
 COOL_WITHIN_C = 2.0
@@ -61,7 +63,7 @@ class Calm:
         seconds = self._settings.cooldown_s or (WAIT_AFTER_NOISE_S if self._noisy else None)
         return Wait(seconds, self._settings.max_foreign_cpu, self._max_c) if seconds else None
 
-    def learn(self, line: TrialLine) -> None:
-        self._noisy = noisy(line, self._settings.max_foreign_cpu)
+    def learn(self, line: TrialLine, *, noisy: bool) -> None:
+        self._noisy = noisy
         if self._max_c is None and line.waited and line.waited.temperature_c is not None:
             self._max_c = line.waited.temperature_c + COOL_WITHIN_C

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,9 @@ from bench.case import (
     with_work,
 )
 from bench.errors import BenchError
-from bench.fold import fold, noisy
-from bench.pace import Calm, Pace
+from bench.evidence.yardstick import Alone
+from bench.fold import fastest_ns, fold, noisy
+from bench.pace import ALONE_WAIT_S, Calm, Pace
 from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
 from bench.preparation import Preparation
@@ -55,6 +56,8 @@ SPENT = "the budget is spent"
 TOO_WIDE = "as many trials as allowed; the interval is wider than the target"
 # Further trials when others were using the machine: as many again, and no more.
 NOISE_FACTOR = 2
+# Peaks that were measured beside a neighbour are told by readings that are this much shorter; a neighbour makes 10 %.
+OUTDONE = 0.97
 
 
 class Progress(Protocol):
@@ -138,9 +141,29 @@ class Running:
         """One more trial, written down before this returns."""
         assert self.plan is not None
         begin = time.monotonic()
-        line = self.keep(run_trial(place, self.plan, len(self._trials), wait))
+        plan = replace(self.plan, alone=self._alone())
+        line = self.keep(run_trial(place, plan, len(self._trials), wait))
         self._spent_s += time.monotonic() - begin
         return line
+
+    def _alone(self) -> Alone | None:
+        """What to wait for in the next trial, where neighbours can be told."""
+        most = self._settings.max_foreign_cpu
+        fastest = fastest_ns(self._line, self._trials)
+        return None if fastest is None or most >= 1 else Alone(fastest, most, ALONE_WAIT_S)
+
+    def _doubt_peaks(self) -> None:
+        """Trials on a core that is left alone show whether a neighbour was there when the peaks were measured."""
+        known, fastest = self._line.peaks, fastest_ns(self._line, self._trials)
+        if known is not None and known.core_ns and fastest is not None and fastest < known.core_ns * OUTDONE:
+            try:
+                self._peaks.forget(self.case.options)
+            except BenchError:
+                return  # of what is kept nothing can be taken out: the trials know better all the same
+
+    def noisy(self, line: TrialLine) -> bool:
+        """Whether others disturbed this trial, as far as is known by now."""
+        return noisy(line, self._settings.max_foreign_cpu, fastest_ns(self._line, self._trials))
 
     def leave(self, why: str, error: record.ErrorFacts | None = None) -> None:
         """End a case that was not begun: nothing is prepared for it."""
@@ -169,7 +192,7 @@ class Running:
             return "its answers are wrong"
         if self.case.scenario.soak_s is not None:
             return "the soak has ended"
-        quiet = sum(not noisy(t, self._settings.max_foreign_cpu) for t in self._trials)
+        quiet = sum(not self.noisy(t) for t in self._trials)
         if quiet >= self.goal:
             reason = self._precision()
             if reason != TOO_WIDE or self.goal == self._looks[-1]:
@@ -193,6 +216,7 @@ class Running:
 
     def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
         """No more trials come; what new shapes cost is looked at last, where it was asked for and the case is ok."""
+        self._doubt_peaks()
         tried = self._new_shapes() if error is None else None
         self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error, new_shapes=tried)
         self._file.append(self._end)
@@ -330,7 +354,8 @@ class _Rounds:
         if number == 0:
             case.begin(self._place)
         if not case.ended:
-            self._calm.learn(case.trial(self._place, self._calm.wait()))
+            line = case.trial(self._place, self._calm.wait())
+            self._calm.learn(line, noisy=case.noisy(line))
             if reason := case.wants_more():
                 case.end(reason)
         left = sum(c.trials_left() for c in self._running)

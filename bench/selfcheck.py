@@ -324,7 +324,7 @@ def advice(facts: MachineFacts, floors: Sequence[NoiseFloor] = (), cpus: Alike |
         good = [c.cpu for c in cpus.cpus if c.cpu not in cpus.worse]
         named = ", ".join(map(str, cpus.worse))
         found.append(
-            f"something that cannot be seen from here slows CPU {named}, not CPU {cpus.best.cpu}: look again in a few "
+            f"somebody whom this kernel does not see slows CPU {named}, not CPU {cpus.best.cpu}: look again in a few "
             f"minutes, and measure with --cpus {','.join(map(str, good))} while it lasts"
         )
     if facts.foreign_cpu is not None and facts.foreign_cpu > MAX_FOREIGN_CPU:
@@ -354,7 +354,7 @@ def advice(facts: MachineFacts, floors: Sequence[NoiseFloor] = (), cpus: Alike |
         free = f"{facts.cores - 2},{facts.cores - 1}"
         found.append(f"keep others off two CPUs: boot with isolcpus={free} nohz_full={free}, then use --cpus {free}")
     if coarse and facts.virtual:
-        found.append("this is a virtual machine: its clock and its neighbours cannot be seen; a real one is quieter")
+        found.append("this is a virtual machine, with neighbours and without a clock of its own: a real one is quieter")
     return found
 
 

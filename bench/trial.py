@@ -11,6 +11,7 @@ import msgspec
 
 from bench import record, soak
 from bench.errors import BenchError, Unreachable
+from bench.evidence.yardstick import Alone
 from bench.fold import worst_first
 from bench.interface import Artifact, Options, Outputs, Plan
 from bench.measure.scenarios import Scenario, longest_s
@@ -40,6 +41,8 @@ class TrialPlan:
     tolerance: Tolerance
     plan: Plan
     scenario: Scenario = field(default_factory=Scenario)
+    alone: Alone | None = None
+    """Who else uses the CPU's core is waited for, where that can be told."""
     keep: Callable[[record.SliceLine], None] = lambda line: None
     """Writes a stretch of a soak down."""
 
@@ -138,6 +141,9 @@ class Trial:
             args |= {"scenario": asdict(scenario), "seed": self._facts["index"]}
             cores = int(self._facts["environment"].get("cores") or 1)
             limit_s = longest_s(scenario, plan, cores) + limits.load + limits.measure
+        if self._plan.alone:
+            args["alone"] = asdict(self._plan.alone)
+            limit_s += self._plan.alone.limit_s
         answer, body = worker.ask("measure", args, limit_s=limit_s)
         reader = Unpacker(body)
         series = [
@@ -164,6 +170,7 @@ class Trial:
             "bracket_ns": answer["bracket_ns"],
             "fits": answer["fits"],
             "load": record.LoadFacts(**answer["load"]),
+            "core": msgspec.convert(answer.get("core"), record.CoreFacts | None),
             "observed": observed,
             "memory": memory,
             "placement": placement,

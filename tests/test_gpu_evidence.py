@@ -234,8 +234,8 @@ def test_a_gpu_that_others_used_or_that_was_throttled_makes_a_trial_noisy():
     assert folds.noisy(trial(foreign=1), 1.0)
     hot = trial(throttled=True, throttle="hardware thermal slowdown")
     assert folds.noisy(hot, 1.0)
-    assert "the GPU was throttled" in folded.noise([hot])
-    assert folded.noise([trial(foreign=2)]) == "2 other processes used the GPU"
+    assert "the GPU was throttled" in folded.noise([hot], 0.03)
+    assert folded.noise([trial(foreign=2)], 0.03) == "2 other processes used the GPU"
     assert shared(TRIAL) == ""
 
 

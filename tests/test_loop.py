@@ -92,6 +92,26 @@ def test_both_minimums_hold(clock):
     assert len(samples.series[0].samples_ns) == 20
 
 
+def test_what_is_done_between_inferences_is_in_no_sample_and_no_limit(clock):
+    """It is done before the first sample and every 50 ms of the loop; after a wait every feed runs once, untimed."""
+    made, waits = constant(clock, 10 * MS), itertools.cycle([False, True])
+    looks = []
+
+    def between():
+        looks.append(len(made.fed))
+        clock.now += 200 * MS
+        return next(waits)
+
+    samples, bracket = loop.measure(made, feeds(2), plan(count=1, min_s=0.5), between)
+    taken = samples.series[0].samples_ns
+    assert len(taken) == 50
+    assert taken.max() < 11 * MS
+    assert 0.5e9 <= bracket < 0.51e9
+    assert len(looks) >= 9
+    assert len(made.fed) - looks[0] == 50 + 2 * len(looks[1::2])
+    assert samples.feed_index == 1
+
+
 @pytest.mark.parametrize("ns", [1000, 3 * MS, 150 * MS])
 def test_the_longest_time_ends_it_whatever_is_missing(clock, ns):
     samples, bracket = loop.measure(constant(clock, ns), feeds(1), plan(count=10**9, max_s=1.0))

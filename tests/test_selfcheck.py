@@ -186,9 +186,11 @@ def test_cpus_that_are_alike_are_seldom_accused(trials, spread):
     assert wrong <= 0.05 * nights
 
 
-def test_of_many_some_are_looked_at():
-    assert cpus.sampled(range(3)) == [0, 1, 2]
-    assert cpus.sampled(range(64)) == [0, 16, 32, 48]
+def test_how_long_others_were_on_a_core_is_told_of_each_cpu():
+    found = cpus.judged({0: STEADY, 1: STEADY}, {0: [1000, 1005, 1001, 1010], 1: [1110, 1004, 1120, 1003]})
+    assert [c.shared for c in found.cpus] == [0.0, 0.5]
+    assert [c.shared for c in cpus.judged({0: STEADY, 1: STEADY}, {0: [1000], 1: []}).cpus] == [0.0, None]
+    assert [c.shared for c in cpus.judged({0: STEADY, 1: STEADY}).cpus] == [None, None]
 
 
 def test_one_cpu_alone_is_not_compared(tmp_path):
@@ -220,13 +222,14 @@ def test_what_it_prints_in_words(capsys):
     }
     unknown = replace(STILL, foreign_cpu=None, steal=None, governor=None, turbo=None, smt=None, frequency_mhz=None)
     floors = [NoiseFloor("a", 990_000, (0.99, 1.01, 1.0), 0.02, 0.01), NoiseFloor("b", problem="probe: not installed")]
-    seen = cpus.judged({0: [3.90e6, 3.91e6, 3.90e6, 3.92e6], 3: [4.3e6, 3.9e6, 4.4e6, 4.1e6]})
+    medians = {0: [3.90e6, 3.91e6, 3.90e6, 3.92e6], 3: [4.3e6, 3.9e6, 4.4e6, 4.1e6]}
+    seen = cpus.judged(medians, {3: [1000, 1110, 1110, 1110]})
     _print(facts, replace(unknown, temperature_c=None), floors, seen, ["do this"], verdict(floors))
     text = capsys.readouterr().out
     assert "adds 9 ns per inference" in text
     assert "frequency not available; governor not available, turbo not available, SMT not available" in text
     assert "0.990 ms: ratio 1.0000 (0.9900 to 1.0100, 3 pairs, others used up to 1.0%)" in text
     assert "b: not available: probe: not installed" in text
-    assert "3.91 ms ±0.25 % on 0, 4.17 ms ±5.3 % on 3" in text
+    assert "3.91 ms ±0.25 % on 0, 4.17 ms ±5.3 % on 3 (somebody else on its core for 75% of the time)" in text
     assert "- do this" in text
     assert "Verdict: differences of 1% cannot be seen here" in text

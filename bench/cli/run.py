@@ -99,7 +99,7 @@ measure_options = stacked(
         type=click.FloatRange(0, 1),
         default=0.03,
         show_default=True,
-        help="Share of the CPU that others may use before a trial is noisy; 1 accepts all.",
+        help="Share of the CPU that others may use, or slow it by, before a trial is noisy; 1 accepts all.",
     ),
     click.option(
         "--cooldown",

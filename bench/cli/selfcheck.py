@@ -35,8 +35,8 @@ def command(ctx: click.Context, seconds: float, cache_dir: Path, as_json: bool) 
 
     The clock and the timed loop's own cost; who else uses the machine; and the A/A noise floor: the same artefact
     measured as A and as B in interleaved fresh processes. What A and B differ by is noise: no smaller difference
-    between two runtimes can be seen here. Then the same on one CPU after the other: one of them may have a neighbour
-    that cannot be seen. Exit code 3 if not even the noise could be measured.
+    between two runtimes can be seen here. Then the same on one CPU after the other: in a virtual machine one of them
+    may share its core with others, unseen by the kernel. Exit code 3 if not even the noise could be measured.
     """
     from bench import selfcheck
     from bench.cache import Cache
@@ -126,5 +126,9 @@ def _cpus(cpus: Any) -> str:
 
     if not cpus.cpus:
         return f"not available: {cpus.problem}"
-    each = (f"{milliseconds(round(c.mean_ns))} ms ±{percent(c.spread)} on {c.cpu}" for c in cpus.cpus)
+    each = (
+        f"{milliseconds(round(c.mean_ns))} ms ±{percent(c.spread)} on {c.cpu}"
+        + ("" if c.shared is None else f" (somebody else on its core for {c.shared:.0%} of the time)")
+        for c in cpus.cpus
+    )
     return f"{REAL.model} on {REAL.backend}, means and standard deviations of trials: {', '.join(each)}"

@@ -37,7 +37,9 @@ LIMIT_S = 60.0
 class Peaks:
     """What was measured, and what bounds it: the highest clock that the kernel tells, and instruction sets.
 
-    `foreign_cpu`: share of all CPUs that others used meanwhile, None where it cannot be told.
+    `foreign_cpu`: share of all CPUs that others used meanwhile, None where it cannot be told. `core_ns`: how long the
+    yardstick's arithmetic takes where nobody else is on a core (bench/evidence/yardstick.py). `virtual`: whether there
+    may be somebody whom the kernel cannot see.
     """
 
     threads: int
@@ -48,6 +50,8 @@ class Peaks:
     features: tuple[str, ...]
     numpy: str
     foreign_cpu: float | None
+    core_ns: int | None
+    virtual: bool
 
 
 def measure(threads: int, features: Collection[str]) -> Peaks:
@@ -56,14 +60,16 @@ def measure(threads: int, features: Collection[str]) -> Peaks:
     Raises:
         OSError, ValueError, subprocess.SubprocessError: the measuring process failed.
     """
-    from bench.evidence import load  # here, because the script below stands alone
+    from bench.evidence import clocks, load, yardstick  # here, because the script below stands alone
 
     environment = {**os.environ, **dict.fromkeys(THREADS_OF, str(threads))}
     command = [sys.executable, "-I", __file__, str(threads)]
+    core_ns = [yardstick.fastest_ns()]
     before, own_before = load.snapshot(), _seconds_of_children()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=LIMIT_S, check=True)
     after, own_s = load.snapshot(), _seconds_of_children() - own_before
     meanwhile = load.between(before, replace(after, own_s=after.own_s + own_s))
+    core_ns.append(yardstick.fastest_ns())
     found = json.loads(done.stdout.splitlines()[-1])
     return Peaks(
         threads=threads,
@@ -74,6 +80,8 @@ def measure(threads: int, features: Collection[str]) -> Peaks:
         features=tuple(sorted(cpu_features() & frozenset(features))),
         numpy=np.__version__,
         foreign_cpu=meanwhile.foreign_cpu,
+        core_ns=min(core_ns),
+        virtual=clocks.virtual() and platform.machine() in ("x86_64", "AMD64"),
     )
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from bench.fold.core import fastest_ns, slowed
 from bench.fold.evidence import cold_start, evidence_of, first_cold, memory, noise, restarts, spread
 from bench.fold.gpu import shared
 from bench.fold.grade import low_precision, reached, required
@@ -36,7 +37,7 @@ from bench.record import (
     TrialLine,
 )
 
-__all__ = ["fold", "noisy", "worst_first"]
+__all__ = ["fastest_ns", "fold", "noisy", "worst_first"]
 
 
 def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slices: Sequence[SliceLine] = ()) -> Record:
@@ -56,7 +57,8 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     6. `ok`: every trial that ran was right, and its samples can be believed. Only this is published.
     """
     trials = sorted(trials, key=lambda t: t.index)
-    quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu)]
+    fastest = fastest_ns(case, trials)
+    quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu, fastest)]
     used = quiet or trials
     error = (end.error if end else None) or next((t.error for t in trials if t.error), None)
     summed = summaries(used, case.looks or [case.trials_wanted])
@@ -90,7 +92,9 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
         server=server(used),
         memory=memory(trials),
         parity=parity,
-        evidence=evidence_of(case, trials, used, len(quiet), end, _seen(used, slices), _inferences(used, soaked)),
+        evidence=evidence_of(
+            case, trials, used, len(quiet), end, _seen(used, slices), _inferences(used, soaked), fastest
+        ),
         environment={**(known.environment if known else {}), "runtimes": runtimes},
         error=error,
         notes=[
@@ -107,8 +111,10 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     )
 
 
-def noisy(trial: TrialLine, max_foreign_cpu: float) -> bool:
+def noisy(trial: TrialLine, max_foreign_cpu: float, fastest: float | None = None) -> bool:
     """Whether others used more of the machine during the timed loop than was allowed, or it cannot be told.
+
+    Or slowed its CPU by more than that, where the `fastest` reading is known (bench/fold/core.py).
 
     A CPU or GPU that was throttled, or a GPU that others used too, is another machine than the one that was to be
     measured: noisy, whatever is allowed. Not so in a soak, which is made to see that: what its slices saw is not in
@@ -118,7 +124,8 @@ def noisy(trial: TrialLine, max_foreign_cpu: float) -> bool:
         return True
     if not trial.load or max_foreign_cpu >= 1:
         return False
-    return trial.load.foreign_cpu is None or trial.load.foreign_cpu > max_foreign_cpu
+    taken = slowed(trial, fastest) or 0.0
+    return trial.load.foreign_cpu is None or max(trial.load.foreign_cpu, taken) > max_foreign_cpu
 
 
 _OF_ERROR: dict[str, Status] = {
@@ -159,7 +166,7 @@ def _status(
     if case.reference.constant:
         return "implausible", "the reference output is the same for every input: a runtime that does nothing would pass"
     if 2 * len(quiet) < len(trials):
-        return "noisy", noise(trials)
+        return "noisy", noise(trials, case.max_foreign_cpu, fastest_ns(case, trials))
     return "ok", ""
 
 

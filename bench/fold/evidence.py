@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from bench.fold.core import slowed
 from bench.fold.gpu import gpu_of, shared
 from bench.record import (
     CaseLine,
@@ -30,8 +31,12 @@ def evidence_of(
     end: EndLine | None,
     seen: Sequence[ObservedFacts | None],
     inferences: int,
+    fastest: float | None,
 ) -> EvidenceFacts:
-    """Over the trials that are used; `seen` and `inferences` (the warm-up's too) are of them."""
+    """Over the trials that are used; `seen` and `inferences` (the warm-up's too) are of them.
+
+    `fastest`: what the yardstick's readings are held against.
+    """
     loads = [t.load for t in used if t.load]
     energy_j, energy_reason = energy_per_inference(seen, inferences, case.case.options.scenario)
     return EvidenceFacts(
@@ -51,11 +56,12 @@ def evidence_of(
         observed=observed([s for s in seen if s]),
         energy_per_inference_j=energy_j,
         energy_reason=energy_reason,
-        waited_s=sum((t.waited.waited_s for t in trials if t.waited), 0.0),
+        waited_s=sum(one.waited_s for t in trials for one in (t.waited, t.core) if one),
         trials_max=case.trials_max,
         plan=case.plan,
         trials_over_s=_apart_s([t.started_at for t in used]),
         emulated=next(filter(None, map(emulated, trials)), ""),
+        core_slowed=_largest([slowed(t, fastest) for t in used if t.load]),
     )
 
 
@@ -71,8 +77,8 @@ def emulated(trial: TrialLine) -> str:
     return of_machine or (trial.placement.emulated if trial.placement else "")
 
 
-def noise(trials: Sequence[TrialLine]) -> str:
-    """In words, why these trials were noisy."""
+def noise(trials: Sequence[TrialLine], max_foreign_cpu: float, fastest: float | None = None) -> str:
+    """In words, why these trials were noisy. What the kernel saw comes before what only the yardstick did."""
     throttled = [t.observed.throttle for t in trials if t.observed and t.observed.throttled]
     if throttled:
         return f"the CPU was throttled during the measurement ({throttled[0]})"
@@ -81,6 +87,9 @@ def noise(trials: Sequence[TrialLine]) -> str:
     shares = [t.load.foreign_cpu for t in trials if t.load and t.load.foreign_cpu is not None]
     if not shares:
         return next((t.load.reason for t in trials if t.load), "") or "the load cannot be told"
+    taken = max((slowed(t, fastest) or 0.0 for t in trials), default=0.0)
+    if max(shares) <= max_foreign_cpu and taken > max_foreign_cpu:
+        return f"a neighbour of this virtual machine, unseen from inside, slowed the CPU by up to {taken:.0%}"
     return f"others used up to {max(shares):.0%} of the CPU during the timed loop"
 
 

@@ -27,13 +27,20 @@ CHUNK_NS = 20_000_000
 # in five seconds, however short an inference is.
 WARM_UP_CHUNK_NS = 2_000_000
 MAX_CHUNK = 100_000
+# So often the machine is looked at between two inferences. Source: squeezenet on ncnn, which minds its caches most,
+# takes 0.2 % longer when it is every 20 ms, others at most 0.1 % (x86-64, 800 stretches with and without; 2026-11).
+LOOK_BETWEEN_NS = 50_000_000
 # Precision is looked at when the loop has lasted this much longer than at the look before: a dozen looks in all.
 LOOK_AGAIN = 1.25
 # A clock read twice in a row differs by about this much; what exceeds the bracket by more is impossible.
 BRACKET_SLACK_NS = 1_000
 
+Between = Callable[[], bool]
 
-def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
+
+def measure(
+    session: Session, feeds: Sequence[Feeds], plan: Plan, between: Between = lambda: False
+) -> tuple[Samples, int]:
     """Samples of the session, by its own clock if it has one, and the harness's bracket around them in nanoseconds.
 
     Raises:
@@ -43,7 +50,7 @@ def measure(session: Session, feeds: Sequence[Feeds], plan: Plan) -> tuple[Sampl
         begin = perf_counter_ns()
         samples = session.measure(feeds, plan)
         if samples is None:
-            samples, bracket = timed(session.run, feeds, plan)
+            samples, bracket = timed(session.run, feeds, plan, between)
             return replace(samples, series=(*samples.series, *_of_device(session, feeds, plan, samples))), bracket
         bracket = perf_counter_ns() - begin
     check(samples, len(feeds))
@@ -95,18 +102,27 @@ def fits(samples: Samples, bracket_ns: int) -> bool:
     )
 
 
-def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -> tuple[Samples, int]:
-    """Warm up, then time `run` on the feeds in rotation until the plan is met. The bracket has no warm-up in it."""
+def timed(
+    run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan, between: Between = lambda: False
+) -> tuple[Samples, int]:
+    """Warm up, then time `run` on the feeds in rotation until the plan is met.
+
+    The bracket has no warm-up in it, nor what is done `between` two inferences now and then. Where that says that it
+    has waited, each feed is run once, untimed, before the next sample.
+    """
     warm = warm_up(run, feeds, plan)
     chunk = int(max(1, min(MAX_CHUNK, CHUNK_NS // max(1, warm.typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
     rotation = cycle(feeds)
     done = 0
-    look_at_ns = 0.0
+    look_at_ns, elapsed, between_at_ns = 0.0, 0, 0
     outputs: Outputs = {}
     begin = perf_counter_ns()
     while True:
         outputs = {}  # freed: beside the next outputs it would be memory that a deployed model does not take
+        if elapsed >= between_at_ns:
+            begin += _apart(between, run, feeds)
+            between_at_ns = elapsed + LOOK_BETWEEN_NS
         outputs = chunk_of(run, islice(rotation, chunk), samples.append)
         done += chunk
         elapsed = perf_counter_ns() - begin
@@ -126,6 +142,15 @@ def timed(run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan) -
     series = Series("end_to_end", "host", np.array(samples, dtype=np.int64))
     last = (done - 1) % len(feeds)
     return Samples((series,), outputs, last, warm.count, stopped_by, warm.ended_by), bracket
+
+
+def _apart(between: Between, run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds]) -> int:
+    """What is done between two inferences, and the nanoseconds that it took, the warming up after a wait included."""
+    begin = perf_counter_ns()
+    if between():
+        for feed in feeds:
+            run(feed)
+    return perf_counter_ns() - begin
 
 
 def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: Callable[[int], None]) -> Outputs:

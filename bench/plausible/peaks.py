@@ -19,6 +19,7 @@ from bench.registry import Registered
 LIMIT_S = 90.0
 # The best of many repetitions counts, so a little that others do does no harm; what is kept must not be too low.
 BUSY = 0.1
+KIND = "peaks"
 
 
 class _Busy(BenchError):
@@ -55,13 +56,29 @@ class Peaks:
                 raise _Busy(reason)
             return facts
 
-        code = hashlib.sha256((Path(evidence.__file__).parent / "peaks.py").read_bytes()).hexdigest()
-        key = key_of([self._machine, place.device, place.host.python, code, options.threads, list(options.cpus)])
         summary = f"{self._machine}, {options.threads} threads"
         try:
-            return place.cache.get("peaks", key, build, summary=summary, on_wait=place.say).facts
+            return place.cache.get(KIND, self._key(options), build, summary=summary, on_wait=place.say).facts
         except _Busy:
             return self._disturbed[wanted]
+
+    def forget(self, options: Options) -> None:
+        """Measure anew the next time: a neighbour took of the CPU when it was measured, as was learnt since.
+
+        Raises:
+            BenchError: the cache's folder cannot be used.
+        """
+        key = self._key(options)
+        for entry in self._place.cache.list():
+            if (entry.kind, entry.key) == (KIND, key):
+                self._place.say("a neighbour slowed this machine when its peak was measured: it will be measured anew")
+                self._place.cache.remove(entry)
+
+    def _key(self, options: Options) -> str:
+        place = self._place
+        files = (Path(evidence.__file__).parent / name for name in ("peaks.py", "yardstick.py"))
+        code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        return key_of([self._machine, place.device, place.host.python, code, options.threads, list(options.cpus)])
 
     def _measured(self, backend: Registered, options: Options) -> Mapping[str, Any]:
         self._place.say("measuring what this machine can do at most (once)")

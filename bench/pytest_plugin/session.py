@@ -162,9 +162,11 @@ class Session:
         self._asked(lambda: trial.end(worker, limits))
         self.close()
         calm = Calm(self._settings)
-        calm.learn(self._running.keep(trial.line()))
+        line = self._running.keep(trial.line())
+        calm.learn(line, noisy=self._running.noisy(line))
         while not (reason := self._running.wants_more()):
-            calm.learn(self._running.trial(self._place, calm.wait()))
+            line = self._running.trial(self._place, calm.wait())
+            calm.learn(line, noisy=self._running.noisy(line))
         self._running.end(reason)
         record = self._conclude()
         words.verdict(record, self._running.case)

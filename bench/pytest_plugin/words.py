@@ -147,6 +147,7 @@ def facts(record: Record) -> dict[str, Any]:
             ),
         },
         "foreign_cpu": record.evidence.foreign_cpu,
+        "core_slowed": record.evidence.core_slowed,
         "max_foreign_cpu": record.evidence.max_foreign_cpu,
         "machine": record.machine,
         "cpu": environment.get("cpu"),

@@ -109,6 +109,8 @@ class PeakFacts(Value, frozen=True):
     numpy: str
     foreign_cpu: float | None
     reason: str = ""
+    core_ns: int | None = None
+    virtual: bool = False
 
 
 class PlanFacts(Value, frozen=True):

@@ -178,6 +178,7 @@ class EvidenceFacts(Value, frozen=True):
     trials_max: int | None = None
     plan: PlanFacts | None = None
     trials_over_s: float | None = None
+    core_slowed: float | None = None
 
 
 class WorkFacts(Value, frozen=True):

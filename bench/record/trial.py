@@ -70,6 +70,13 @@ class LoadFacts(Value, frozen=True):
     reason: str = ""
 
 
+class CoreFacts(Value, frozen=True):
+    """How long a fixed piece of arithmetic took before, in and after the timed loop (bench/evidence/yardstick.py)."""
+
+    readings_ns: list[int]
+    waited_s: float = 0.0
+
+
 class ClusterFacts(Value, frozen=True):
     """The CPUs of one kind, used or not: their lowest and highest clock, and who set it."""
 
@@ -204,6 +211,7 @@ class TrialLine(Value, frozen=True, tag="trial"):
     server: ServerFacts | None = None
     parity: JudgedFacts | None = None
     load: LoadFacts | None = None
+    core: CoreFacts | None = None
     waited: WaitedFacts | None = None
     observed: ObservedFacts | None = None
     memory: MemoryFacts | None = None

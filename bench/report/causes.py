@@ -60,6 +60,8 @@ def _conditions(old: Record, new: Record) -> list[str]:
     first, second = old.evidence, new.evidence
     if second.foreign_cpu is not None and second.foreign_cpu - (first.foreign_cpu or 0.0) >= _BUSIER:
         found.append(f"others used up to {second.foreign_cpu:.1%} of the CPU")
+    if (second.core_slowed or 0.0) - (first.core_slowed or 0.0) >= _BUSIER:
+        found.append(f"a neighbour slowed the CPU by up to {second.core_slowed:.1%}")
     if (second.steal or 0.0) - (first.steal or 0.0) >= _BUSIER:
         found.append(f"a hypervisor took up to {second.steal:.1%}")
     places = [(e.placement.device, e.placement.precision) for e in (first, second) if e.placement]

@@ -122,8 +122,16 @@ def timing(measured: Section) -> list[Block]:
     about = (
         "Timing in ms. The interval of p50 is over processes of the time in which the trials began, and takes six of "
         f"them; p90 takes 64 samples, p99 662{', p99.9 6636' if tail else ''}. Noisy trials are left out."
+        + _slowing(measured)
     )
     return [about, Table(head, [_timing_row(n, tail=tail) for n in measured], right=range(2, len(head)), keys=2)]
+
+
+def _slowing(measured: Section) -> str:
+    """What `slowed` means, where any of them says it."""
+    if all(n.record.evidence.core_slowed is None for n in measured):
+        return ""
+    return " Slowed: how much longer a fixed piece of arithmetic took, as beside somebody else on the same core."
 
 
 def _with_tail(measured: Section) -> bool:
@@ -139,7 +147,7 @@ def _loaded_timing(measured: Section) -> list[Block]:
         for n, found in zip(measured, columns, strict=True)
     ]
     about = loaded.about(measured[0].record.case.options)
-    return [about, Table(head, rows, right=range(2, len(head)), keys=2)]
+    return [about + _slowing(measured), Table(head, rows, right=range(2, len(head)), keys=2)]
 
 
 def _trials(record: Record) -> str:
@@ -150,8 +158,9 @@ def _trials(record: Record) -> str:
 
 
 def _others(record: Record) -> str:
-    share = record.evidence.foreign_cpu
-    return "unknown" if share is None else f"{share:.1%}"
+    evidence = record.evidence
+    slowed = "" if evidence.core_slowed is None else f", slowed {evidence.core_slowed:.1%}"
+    return ("unknown" if evidence.foreign_cpu is None else f"{evidence.foreign_cpu:.1%}") + slowed
 
 
 def _timing_row(named: Named, *, tail: bool) -> list[str]:

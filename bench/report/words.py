@@ -123,7 +123,7 @@ def marks_of(record: Record) -> list[str]:
     holds = {
         "ᵃ": not parity.independent,
         "ᵇ": parity.tolerance.relaxed,
-        "ᶜ": evidence.foreign_cpu is None or evidence.foreign_cpu > MAX_FOREIGN_CPU,
+        "ᶜ": evidence.foreign_cpu is None or max(evidence.foreign_cpu, evidence.core_slowed or 0.0) > MAX_FOREIGN_CPU,
         "ᵈ": evidence.trials - evidence.trials_noisy < evidence.trials_wanted or not evidence.complete,
         "ᵉ": parity.reference.producer == "as supplied",
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),

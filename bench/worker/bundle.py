@@ -31,6 +31,7 @@ WORKER_FILES = (
     "evidence/quiet.py",
     "evidence/standing.py",
     "evidence/watch.py",
+    "evidence/yardstick.py",
     "measure/__init__.py",
     "measure/loop.py",
     "measure/scenarios.py",

@@ -21,6 +21,7 @@ import numpy as np
 from bench.errors import BenchError, RunError, UsageError
 from bench.evidence import environment
 from bench.evidence import load as machine_load
+from bench.evidence.yardstick import Alone, Yardstick
 from bench.interface import Artifact, Backend, Feeds, Options, Outputs, Packed, Plan, Session, Signature
 from bench.measure import loop, soak
 from bench.worker import wire
@@ -123,13 +124,18 @@ class Child:
             return self._measure_streams(session, args)
         if args.get("soak"):
             return self._measure_stretch(session, args)
+        yardstick = self._yardstick(args)
+        yardstick.begin()
         peak_before = machine_load.memory_bytes()[1]
         before = machine_load.snapshot()
-        samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]))
+        between = yardstick.between if args.get("look", True) else _look_away
+        samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]), between)
         after = machine_load.snapshot()
+        yardstick.read()
         rss, peak = machine_load.memory_bytes()
         buffers: list[Any] = []
         result = {
+            "core": _core(yardstick),
             "series": [
                 {"scope": s.scope, "clock": s.clock, "samples": pack(np.asarray(s.samples_ns, np.int64), buffers)}
                 for s in samples.series
@@ -186,6 +192,8 @@ class Child:
 
         assert self._loaded is not None
         threads = self._loaded[1].threads
+        yardstick = self._yardstick(args)
+        yardstick.begin()
         make = loaded.maker(self._require_backend(), self._spec, *self._loaded, session, self._feeds)
         buffers: list[Any] = []
         with Pool(make) as pool:
@@ -193,14 +201,22 @@ class Child:
             found = loaded.under_load(pool, scenario, plan, threads, args["seed"])
             taken = found.loaded.latencies_ns
             series = [{"scope": "end_to_end", "clock": "host", "samples": pack(taken, buffers)}] if taken.size else []
-            return {
+            result = {
                 **loaded.facts(found, args["seed"]),
                 "series": series,
                 "streams": [{"outputs": _trees(made, buffers), "feed_index": feed} for made, feed in found.made],
                 "peak_rss_bytes": found.peak_rss_bytes,
                 "placement": wire.plain(session.placement()),
                 "affinity": sorted(os.sched_getaffinity(0)),
-            }, buffers
+            }
+        yardstick.read()  # the streams are gone: their threads would look like a neighbour's
+        return {**result, "core": _core(yardstick)}, buffers
+
+    def _yardstick(self, args: Mapping[str, Any]) -> Yardstick:
+        assert self._loaded is not None
+        several = args.get("scenario") is not None  # streams, as many as that will find out
+        alone = Alone(**args["alone"]) if args.get("alone") else None
+        return Yardstick(2 if several else self._loaded[1].threads, alone)
 
     def _peaks(self, args: Mapping[str, Any], body: Body) -> Reply:
         from bench.evidence import peaks  # a child that measures a runtime need not carry it
@@ -246,6 +262,15 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
             len(shape) != len(spec.shape) or any(w not in (None, g) for w, g in zip(spec.shape, shape, strict=True))
         ):
             raise UsageError(f"input {name!r} takes shape {list(spec.shape)}, it was fed {list(shape)}")
+
+
+def _look_away() -> bool:
+    """Instead of the yardstick's look between two inferences, where it is measured what that costs."""
+    return False
+
+
+def _core(yardstick: Yardstick) -> dict[str, Any]:
+    return {"readings_ns": yardstick.readings_ns, "waited_s": yardstick.waited_s}
 
 
 def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:

@@ -356,7 +356,7 @@ def test_what_a_backend_cannot_express_is_skipped(suite):
 
 def test_a_noisy_case_is_skipped_and_has_no_number(suite, monkeypatch):
     for module in ("fold", "runner"):
-        monkeypatch.setattr(f"bench.{module}.noisy", lambda trial, most: True)
+        monkeypatch.setattr(f"bench.{module}.noisy", lambda trial, most, fastest: True)
     monkeypatch.setattr("bench.pace.WAIT_AFTER_NOISE_S", 0.01)
     done = suite(MEASURES.format(options={}), "-rs")
     done.assert_outcomes(skipped=1)

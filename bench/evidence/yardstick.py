@@ -1,0 +1,178 @@
+"""How long the CPU takes now for a fixed piece of arithmetic, which hardly leaves its innermost caches.
+
+A virtual machine does not see who works on the other hyper-thread of its core, nor what he does to its clock: no load,
+no steal, and yet an inference takes longer, for milliseconds or for minutes. The arithmetic does see it. Source: the
+product of two matrices of 64 x 64 took 11 % longer in the same tenths of a second in which squeezenet took 9 to 13 %
+longer (correlation 0.91 and 0.95 on two CPUs); otherwise both stayed within 1 % of their best (x86-64, 2026-11).
+
+Standard library and numpy, Python 3.10.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.interface import Array
+
+# 16 KiB a matrix, and small enough that BLAS uses one thread for it.
+SIZE = 64
+# Where the matrices lie makes 5 % of the time, so they always lie the same.
+PAGE, LINE = 4096, 64
+# A core that has idled does not have its widest units at full speed at once; between two inferences it has not idled.
+WARM_NS, GLANCE_WARM_NS = 1_000_000, 100_000
+# A reading is the median of so many products; of fewer where one takes long, as on an emulated processor.
+PRODUCTS, GLANCE_PRODUCTS, FEWEST, LONGEST_NS = 51, 15, 5, 2_000_000
+# Threads of our own (a runtime's, that spin for a while after an inference) take of the core as a neighbour would.
+OWN_SHARE, OWN_WAIT_S, OWN_TRIES = 0.1, 0.005, 40
+# Looks for the fastest: neighbours come and go, so one of many finds the core alone. The lowest of them are luck.
+FASTEST_S, FASTEST_SHARE = 0.3, 0.05
+MOST_CPUS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """A core is left alone while a reading is within `slack` (a share) of `fastest_ns`; it is waited `limit_s` for."""
+
+    fastest_ns: float
+    slack: float
+    limit_s: float
+
+
+class Yardstick:
+    """The arithmetic, done by the thread that made it; the readings that count, and the seconds waited.
+
+    `threads`: of what is measured. With one, the CPU that the thread is on counts; with several, the slowest of those
+    that it may use. Without `alone` nothing is waited for.
+    """
+
+    def __init__(self, threads: int = 1, alone: Alone | None = None) -> None:
+        self._a, self._out = _aligned(0), _aligned(LINE)
+        self._a[:] = 0.5
+        self._threads = threads
+        self._alone = alone
+        self.readings_ns: list[int] = []
+        self.waited_s = 0.0
+
+    def read(self) -> None:
+        """Keep what one product takes now."""
+        self._keep(self._reading())
+
+    def begin(self) -> None:
+        """Wait until the core is left alone, and keep what a product takes then."""
+        ns = self._reading()
+        self._keep(self._waited(ns) if self._shared(ns) else ns)
+
+    def between(self) -> bool:
+        """Between two inferences: keep a short reading; if somebody else is there, wait, keep another, and say so."""
+        ns = self._taken(GLANCE_WARM_NS, GLANCE_PRODUCTS)
+        self._keep(ns)
+        waited = self._shared(ns)
+        if waited:
+            self._keep(self._waited(ns))
+        return waited
+
+    def _shared(self, ns: int | None) -> bool:
+        """Whether this reading is to be waited after."""
+        wanted = self._alone
+        if wanted is None or ns is None or self.waited_s >= wanted.limit_s:
+            return False
+        return ns > wanted.fastest_ns * (1 + wanted.slack)
+
+    def _waited(self, ns: int | None) -> int | None:
+        """The first reading of a core that is left alone, or the last one before the limit.
+
+        What has one thread and may use several CPUs moves on to the next of them.
+        """
+        allowed = sorted(os.sched_getaffinity(0))
+        number, before_s, begin = 0, self.waited_s, time.monotonic()
+        while self._shared(ns):
+            number += 1
+            if self._threads == 1 and len(allowed) > 1:
+                os.sched_setaffinity(0, {allowed[number % len(allowed)]})
+                os.sched_setaffinity(0, allowed)
+            ns = self._reading()
+            self.waited_s = before_s + time.monotonic() - begin
+        return ns
+
+    def _reading(self) -> int | None:
+        """Nanoseconds of one product now; None where threads of this process did not come to rest."""
+        return self._here() if self._threads == 1 else self._slowest()
+
+    def _keep(self, ns: int | None) -> None:
+        if ns is not None:
+            self.readings_ns.append(ns)
+
+    def _slowest(self) -> int | None:
+        allowed = os.sched_getaffinity(0)
+        found = []
+        try:
+            for cpu in sampled(sorted(allowed)):
+                os.sched_setaffinity(0, {cpu})
+                found.append(self._here())
+        finally:
+            os.sched_setaffinity(0, allowed)
+        known = [ns for ns in found if ns is not None]
+        return max(known) if len(known) == len(found) else None
+
+    def _here(self) -> int | None:
+        for _ in range(OWN_TRIES):
+            if (ns := self._taken(WARM_NS, PRODUCTS)) is not None:
+                return ns
+            time.sleep(OWN_WAIT_S)
+        return None
+
+    def _taken(self, warm_ns: int, products: int) -> int | None:
+        """None where other threads of this process ran meanwhile."""
+        own = time.process_time_ns() - time.thread_time_ns()
+        begin = time.perf_counter_ns()
+        ns = self._median(warm_ns, products)
+        others = time.process_time_ns() - time.thread_time_ns() - own
+        return ns if others <= OWN_SHARE * (time.perf_counter_ns() - begin) else None
+
+    def _median(self, warm_ns: int, products: int) -> int:
+        clock, product, a, out = time.perf_counter_ns, np.dot, self._a, self._out
+        end = clock() + warm_ns
+        while clock() < end:
+            product(a, a, out=out)
+        taken: list[int] = []
+        end = clock() + LONGEST_NS
+        while len(taken) < products and (len(taken) < FEWEST or clock() < end):
+            begin = clock()
+            product(a, a, out=out)
+            taken.append(clock() - begin)
+        return sorted(taken)[len(taken) // 2]
+
+
+def fastest_ns() -> int:
+    """What a reading is where nobody else is on the core, of any CPU that this thread may use. Takes 0.3 s."""
+    yardstick = Yardstick()
+    allowed = os.sched_getaffinity(0)
+    cpus = sampled(sorted(allowed))
+    found: list[int] = []
+    end = time.monotonic() + FASTEST_S
+    try:
+        while time.monotonic() < end or len(found) < len(cpus):
+            os.sched_setaffinity(0, {cpus[len(found) % len(cpus)]})
+            found.append(yardstick._median(WARM_NS, PRODUCTS))
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return sorted(found)[int(len(found) * FASTEST_SHARE)]
+
+
+def sampled(cpus: Sequence[int], most: int = MOST_CPUS) -> list[int]:
+    """At most so many of them, evenly."""
+    step = max(1.0, len(cpus) / most)
+    return [cpus[int(i * step)] for i in range(min(most, len(cpus)))]
+
+
+def _aligned(offset: int) -> Array:
+    """A matrix of zeros that begins so many bytes behind the begin of a page."""
+    size = SIZE * SIZE * 4
+    room = np.zeros(size + PAGE + offset, np.uint8)
+    begin = -room.ctypes.data % PAGE + offset
+    return room[begin : begin + size].view(np.float32).reshape(SIZE, SIZE)

@@ -1,0 +1,34 @@
+"""What a neighbour that the kernel cannot see took of the CPU: readings of the yardstick, held against the fastest.
+
+Only a virtual machine has such neighbours. Elsewhere the kernel knows who else runs and sets the clocks itself, so
+readings are kept there and judge nothing: a clock that falls by itself is no neighbour.
+
+Source of the bound, the same 3 % as for the CPU that the kernel sees others use: of squeezenet's processes on ONNX
+Runtime, those whose readings were on average up to 3 % above the fastest had medians 0.4 to 0.6 % apart (standard
+deviation), the others 3 to 5 %, and those were 4 to 8 % longer (300 processes on two CPUs, x86-64, 2026-11).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+from bench.record import CaseLine, TrialLine
+
+
+def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
+    """The shortest that is known of this machine, from when its peaks were measured or from one of these trials.
+
+    None where there is nobody that the kernel cannot see, or nothing is known.
+    """
+    if case.peaks is None or not case.peaks.virtual:
+        return None
+    known = [statistics.median(t.core.readings_ns) for t in trials if t.core and t.core.readings_ns]
+    return min([*known, *([case.peaks.core_ns] if case.peaks.core_ns else [])], default=None)
+
+
+def slowed(trial: TrialLine, fastest: float | None) -> float | None:
+    """How much longer than the fastest the trial's readings are in the mean, as a share; None where it is not known."""
+    if fastest is None or trial.core is None or not trial.core.readings_ns:
+        return None
+    return max(0.0, statistics.mean(trial.core.readings_ns) / fastest - 1)

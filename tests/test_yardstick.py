@@ -1,0 +1,190 @@
+"""Neighbours that a kernel cannot see: what reads the core, what waits for it to be left alone, and what is noisy."""
+
+import itertools
+import os
+import threading
+
+import msgspec
+import numpy as np
+import pytest
+
+from bench import fold as folds
+from bench import record as r
+from bench.evidence import yardstick
+from bench.evidence.yardstick import Alone, Yardstick
+from bench.fold import core
+from bench.fold import evidence as folded
+from bench.report import causes
+from tests.test_evidence import CASE, QUIET, trial
+
+VIRTUAL = r.PeakFacts(
+    threads=1,
+    flop_per_s=1e11,
+    copy_bytes_per_s=1e10,
+    arch="x86_64",
+    clock_hz=None,
+    features=[],
+    numpy="2",
+    foreign_cpu=0.0,
+    core_ns=1000,
+    virtual=True,
+)
+HERE = msgspec.structs.replace(CASE, peaks=VIRTUAL, max_foreign_cpu=0.03)
+
+
+def read(*readings_ns, waited_s=0.0, **facts):
+    return trial(core=r.CoreFacts(readings_ns=list(readings_ns), waited_s=waited_s), **facts)
+
+
+def test_a_reading_is_the_time_of_the_arithmetic_and_is_kept():
+    here = Yardstick()
+    here.begin()
+    assert not here.between()
+    here.read()
+    assert len(here.readings_ns) == 3
+    assert here.waited_s == 0
+    assert 0 < yardstick.fastest_ns() < 100 * min(here.readings_ns)
+
+
+def test_several_threads_read_every_cpu_and_may_use_all_of_them_afterwards():
+    allowed = os.sched_getaffinity(0)
+    seen = []
+    several = Yardstick(threads=2)
+    several._here = lambda: seen.append(os.sched_getaffinity(0)) or 100 * len(seen)
+    several.read()
+    assert several.readings_ns == [100 * len(seen)]
+    assert seen == [{cpu} for cpu in yardstick.sampled(sorted(allowed))]
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_threads_of_ones_own_are_no_neighbour(monkeypatch):
+    monkeypatch.setattr(yardstick, "OWN_TRIES", 2)
+    busy, stop = np.ones((300, 300)), threading.Event()
+
+    def spin():
+        while not stop.is_set():
+            busy @ busy  # numpy gives Python's lock away meanwhile
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU: threads cannot run beside each other")
+    thread = threading.Thread(target=spin)
+    here = Yardstick()
+    thread.start()
+    try:
+        taken = [here._taken(yardstick.WARM_NS, yardstick.PRODUCTS) for _ in range(20)]
+    finally:
+        stop.set()
+        thread.join()
+    assert None in taken
+
+
+def standing_in(monkeypatch, readings, limit_s=60.0):
+    """A yardstick whose readings are these."""
+    left = iter(readings)
+    here = Yardstick(alone=Alone(fastest_ns=1000, slack=0.03, limit_s=limit_s))
+    monkeypatch.setattr(here, "_taken", lambda warm_ns, products: next(left))
+    return here, left
+
+
+@pytest.mark.parametrize(
+    ("readings", "kept"),
+    [
+        ([1000], [1000]),
+        ([1029], [1029]),
+        ([1110, 1110, 1005], [1005]),
+    ],
+)
+def test_it_begins_when_nobody_else_is_on_the_core(monkeypatch, readings, kept):
+    here, left = standing_in(monkeypatch, readings)
+    here.begin()
+    assert here.readings_ns == kept
+    assert (here.waited_s > 0) == (len(readings) > 1)
+    assert next(left, "all read") == "all read"
+
+
+def test_between_two_inferences_it_waits_only_if_somebody_else_is_there(monkeypatch):
+    here, left = standing_in(monkeypatch, [1005, 1110, 1110, 1001, 1002])
+    assert not here.between()
+    assert here.between()
+    assert not here.between()
+    assert here.readings_ns == [1005, 1110, 1001, 1002]  # whom it met counts against the trial
+    assert next(left, "all read") == "all read"
+
+
+def test_it_does_not_wait_for_ever(monkeypatch):
+    here, _ = standing_in(monkeypatch, itertools.repeat(1110), limit_s=0.05)
+    here.begin()
+    assert here.waited_s >= 0.05
+    assert not here.between()  # all the time there is has been waited
+    assert here.readings_ns == [1110, 1110]
+
+
+def test_where_it_cannot_be_told_nothing_is_waited_for(monkeypatch):
+    monkeypatch.setattr(yardstick, "OWN_WAIT_S", 0.0)
+    here, _ = standing_in(monkeypatch, itertools.repeat(None))
+    here.begin()
+    assert not here.between()
+    assert (here.readings_ns, here.waited_s) == ([], 0.0)
+
+
+def test_who_waits_looks_at_the_next_cpu_and_may_use_all_of_them_afterwards(monkeypatch):
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("one CPU: there is no next one")
+    asked = []
+    bind = os.sched_setaffinity
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cpus: asked.append(sorted(cpus)) or bind(pid, cpus))
+    here, _ = standing_in(monkeypatch, [1110, 1110, 1000])
+    here.begin()
+    second, third = (allowed[n % len(allowed)] for n in (1, 2))
+    assert asked == [[second], allowed, [third], allowed]
+    assert sorted(os.sched_getaffinity(0)) == allowed
+
+
+def test_at_most_so_many_cpus_evenly():
+    assert yardstick.sampled(range(4)) == [0, 1, 2, 3]
+    assert yardstick.sampled(range(128)) == list(range(0, 128, 8))
+
+
+def test_what_a_neighbour_takes_makes_a_trial_noisy_in_a_virtual_machine_only():
+    alone, beside = read(1000, 1010, 1005), read(1000, 1110, 1110)
+    assert core.slowed(beside, 1000) == pytest.approx(0.0733, abs=1e-4)
+    assert core.slowed(alone, 1000) == pytest.approx(0.005)
+    for one, is_noisy in ((alone, False), (beside, True)):
+        assert folds.noisy(one, 0.03, core.fastest_ns(HERE, [one])) is is_noisy
+        assert not folds.noisy(one, 1.0, core.fastest_ns(HERE, [one]))
+        real = msgspec.structs.replace(HERE, peaks=msgspec.structs.replace(VIRTUAL, virtual=False))
+        assert core.fastest_ns(real, [one]) is None
+        assert not folds.noisy(one, 0.03, None)
+
+
+def test_the_fastest_is_of_the_machine_or_of_a_trial():
+    assert core.fastest_ns(HERE, []) == 1000
+    assert core.fastest_ns(HERE, [read(1110), read(900, 905, 910), trial()]) == 905
+    unknown = msgspec.structs.replace(HERE, peaks=msgspec.structs.replace(VIRTUAL, core_ns=None))
+    assert core.fastest_ns(unknown, [trial()]) is None
+    assert core.fastest_ns(unknown, [read(1110), read(1000)]) == 1000
+    assert core.fastest_ns(msgspec.structs.replace(HERE, peaks=None), [read(1000)]) is None
+
+
+def test_a_record_beside_a_neighbour_says_so_and_is_not_published():
+    made = folds.fold(HERE, [read(1110, 1120, waited_s=3.0), read(1100, waited_s=1.0), read(1000)], None)
+    assert made.evidence.trials_noisy == 2
+    assert made.evidence.core_slowed == 0.0  # of the trial that is used
+    assert made.evidence.waited_s == 4.0
+    told = folded.noise([read(1110)], 0.03, 1000)
+    assert told == "a neighbour of this virtual machine, unseen from inside, slowed the CPU by up to 11%"
+    assert folded.noise([read(1110)], 0.03) == "others used up to 0% of the CPU during the timed loop"
+    busier = trial(core=r.CoreFacts(readings_ns=[1500]))
+    busier = msgspec.structs.replace(busier, load=msgspec.structs.replace(QUIET, foreign_cpu=0.2))
+    assert folded.noise([busier], 0.03, 1000) == "others used up to 20% of the CPU during the timed loop"
+
+
+def test_of_records_that_differ_the_neighbour_is_a_cause():
+    def seen(share):
+        made = folds.fold(HERE, [read(round(1000 * (1 + share)))], None)
+        return msgspec.structs.replace(made, environment={"runtimes": {"fake": "1"}})
+
+    slow = seen(0.02)
+    assert slow.evidence.core_slowed == pytest.approx(0.02)
+    assert "a neighbour slowed the CPU by up to 2.0%" in causes.changed(seen(0.0), slow)
