@@ -92,24 +92,31 @@ def test_both_minimums_hold(clock):
     assert len(samples.series[0].samples_ns) == 20
 
 
-def test_what_is_done_between_inferences_is_in_no_sample_and_no_limit(clock):
-    """It is done before the first sample and every 50 ms of the loop; after a wait every feed runs once, untimed."""
-    made, waits = constant(clock, 10 * MS), itertools.cycle([False, True])
-    looks = []
+def test_what_was_disturbed_is_void_and_asking_takes_no_time_of_the_plan(clock):
+    made, said = constant(clock, 10 * MS), itertools.chain([True, False, True], itertools.cycle([False, False, True]))
+    ran = []
 
     def between():
-        looks.append(len(made.fed))
+        ran.append(len(made.fed))
         clock.now += 200 * MS
-        return next(waits)
+        return next(said)
 
     samples, bracket = loop.measure(made, feeds(2), plan(count=1, min_s=0.5), between)
     taken = samples.series[0].samples_ns
-    assert len(taken) == 50
+    assert 50 <= len(taken) <= 54
     assert taken.max() < 11 * MS
-    assert 0.5e9 <= bracket < 0.51e9
-    assert len(looks) >= 9
-    assert len(made.fed) - looks[0] == 50 + 2 * len(looks[1::2])
-    assert samples.feed_index == 1
+    assert 0.5e9 <= bracket < 0.55e9
+    assert loop.fits(samples, bracket)
+    assert ran[:4] == [1, 8, 13, 20]  # after the warm-up and each 50 ms; where it was disturbed both feeds run again
+    assert samples.feed_index == made.fed[-1]
+
+
+def test_what_is_disturbed_at_the_end_is_measured_again(clock):
+    said = itertools.chain([False, True, False, True], itertools.repeat(False))
+    made = Steps(clock, [90 * MS, 91 * MS, 90 * MS, 30 * MS, 31 * MS, 99 * MS, 90 * MS, 32 * MS])
+    samples, _ = loop.measure(made, feeds(1), plan(count=3), lambda: next(said))
+    assert samples.series[0].samples_ns.tolist() == [30 * MS + 1, 31 * MS + 1, 32 * MS + 1]
+    assert samples.stopped_by == "minimums met"
 
 
 @pytest.mark.parametrize("ns", [1000, 3 * MS, 150 * MS])

@@ -102,12 +102,11 @@ def test_it_begins_when_nobody_else_is_on_the_core(monkeypatch, readings, kept):
     assert next(left, "all read") == "all read"
 
 
-def test_between_two_inferences_it_waits_only_if_somebody_else_is_there(monkeypatch):
+def test_what_was_timed_beside_somebody_else_is_void_and_he_is_waited_for(monkeypatch):
     here, left = standing_in(monkeypatch, [1005, 1110, 1110, 1001, 1002])
-    assert not here.between()
-    assert here.between()
-    assert not here.between()
-    assert here.readings_ns == [1005, 1110, 1001, 1002]  # whom it met counts against the trial
+    assert [here.between() for _ in range(3)] == [False, True, False]
+    assert here.readings_ns == [1005, 1001, 1002]  # of what counts
+    assert here.waited_s > 0
     assert next(left, "all read") == "all read"
 
 
@@ -115,8 +114,17 @@ def test_it_does_not_wait_for_ever(monkeypatch):
     here, _ = standing_in(monkeypatch, itertools.repeat(1110), limit_s=0.05)
     here.begin()
     assert here.waited_s >= 0.05
-    assert not here.between()  # all the time there is has been waited
+    assert not here.between()  # all the time there is has been waited: it counts, and against the trial
     assert here.readings_ns == [1110, 1110]
+
+
+def test_what_is_measured_in_vain_takes_of_the_time_there_is(monkeypatch):
+    now = itertools.count(step=1.0)
+    monkeypatch.setattr(yardstick.time, "monotonic", lambda: next(now))
+    here, _ = standing_in(monkeypatch, itertools.cycle([1110, 1000]), limit_s=20.0)
+    voids = list(itertools.takewhile(bool, (here.between() for _ in range(100))))
+    assert 3 <= len(voids) <= 12
+    assert 20.0 <= here.waited_s <= 24.0
 
 
 def test_where_it_cannot_be_told_nothing_is_waited_for(monkeypatch):

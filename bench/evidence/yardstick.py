@@ -36,7 +36,10 @@ MOST_CPUS = 16
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """A core is left alone while a reading is within `slack` (a share) of `fastest_ns`; it is waited `limit_s` for."""
+    """A core is left alone while a reading is within `slack` (a share) of `fastest_ns`.
+
+    For so many seconds at most it is waited for, stretches that were measured in vain included.
+    """
 
     fastest_ns: float
     slack: float
@@ -44,7 +47,7 @@ class Alone:
 
 
 class Yardstick:
-    """The arithmetic, done by the thread that made it; the readings that count, and the seconds waited.
+    """The arithmetic, done by the thread that made it; the readings that count, and the seconds lost to others.
 
     `threads`: of what is measured. With one, the CPU that the thread is on counts; with several, the slowest of those
     that it may use. Without `alone` nothing is waited for.
@@ -57,6 +60,7 @@ class Yardstick:
         self._alone = alone
         self.readings_ns: list[int] = []
         self.waited_s = 0.0
+        self._asked_s: float | None = None
 
     def read(self) -> None:
         """Keep what one product takes now."""
@@ -64,17 +68,22 @@ class Yardstick:
 
     def begin(self) -> None:
         """Wait until the core is left alone, and keep what a product takes then."""
-        ns = self._reading()
-        self._keep(self._waited(ns) if self._shared(ns) else ns)
+        self._keep(self._waited(self._reading()))
 
     def between(self) -> bool:
-        """Between two inferences: keep a short reading; if somebody else is there, wait, keep another, and say so."""
+        """Between two inferences: whether somebody else is there, so that what was timed since the last time is void.
+
+        Then it is waited until the core is left alone. Who is there when all the time for it is used up counts.
+        """
+        stretch_s = 0.0 if self._asked_s is None else time.monotonic() - self._asked_s
         ns = self._taken(GLANCE_WARM_NS, GLANCE_PRODUCTS)
+        void = self._shared(ns)
+        if void:
+            self.waited_s += stretch_s
+            ns = self._waited(ns)
         self._keep(ns)
-        waited = self._shared(ns)
-        if waited:
-            self._keep(self._waited(ns))
-        return waited
+        self._asked_s = time.monotonic()
+        return void
 
     def _shared(self, ns: int | None) -> bool:
         """Whether this reading is to be waited after."""

@@ -29,7 +29,7 @@ WARM_UP_CHUNK_NS = 2_000_000
 MAX_CHUNK = 100_000
 # So often the machine is looked at between two inferences. Source: squeezenet on ncnn, which minds its caches most,
 # takes 0.2 % longer when it is every 20 ms, others at most 0.1 % (x86-64, 800 stretches with and without; 2026-11).
-LOOK_BETWEEN_NS = 50_000_000
+ASK_BETWEEN_NS = 50_000_000
 # Precision is looked at when the loop has lasted this much longer than at the look before: a dozen looks in all.
 LOOK_AGAIN = 1.25
 # A clock read twice in a row differs by about this much; what exceeds the bracket by more is impossible.
@@ -107,50 +107,69 @@ def timed(
 ) -> tuple[Samples, int]:
     """Warm up, then time `run` on the feeds in rotation until the plan is met.
 
-    The bracket has no warm-up in it, nor what is done `between` two inferences now and then. Where that says that it
-    has waited, each feed is run once, untimed, before the next sample.
+    `between` two inferences it is asked now and then, before the first and after the last, too, whether somebody else
+    disturbed what was timed since: then that is void, whatever it shows, and each feed is run once, untimed. Neither
+    that nor the asking nor the warm-up is in the plan's limits or in the bracket.
     """
     warm = warm_up(run, feeds, plan)
     chunk = int(max(1, min(MAX_CHUNK, CHUNK_NS // max(1, warm.typical_ns))))
     samples = array("q")  # eight bytes each: a list of a million would show in the process's peak memory
-    rotation = cycle(feeds)
-    done = 0
-    look_at_ns, elapsed, between_at_ns = 0.0, 0, 0
+    rotation, stop = cycle(feeds), _StopRule(plan)
+    ran = counted = counted_ns = 0
     outputs: Outputs = {}
+    if between():
+        chunk_of(run, feeds, _untimed)
     begin = perf_counter_ns()
     while True:
         outputs = {}  # freed: beside the next outputs it would be memory that a deployed model does not take
-        if elapsed >= between_at_ns:
-            begin += _apart(between, run, feeds)
-            between_at_ns = elapsed + LOOK_BETWEEN_NS
         outputs = chunk_of(run, islice(rotation, chunk), samples.append)
-        done += chunk
+        ran += chunk
         elapsed = perf_counter_ns() - begin
-        minimums_met = done >= plan.min_count and elapsed >= plan.min_s * 1e9
-        if minimums_met and plan.target is None:
-            stopped_by = "minimums met"
+        stopped_by = stop.reason(samples, elapsed)
+        if not stopped_by and elapsed < counted_ns + ASK_BETWEEN_NS:
+            continue
+        if between():
+            del samples[counted:]
+            outputs = {}
+            chunk_of(run, feeds, _untimed)
+            stop.look_again()
+            begin = perf_counter_ns() - counted_ns
+            continue
+        if stopped_by:
             break
-        if minimums_met and elapsed >= look_at_ns:
-            if stats.precise(np.frombuffer(samples, np.int64), plan.target or 0.0):
-                stopped_by = "precise enough"
-                break
-            look_at_ns = elapsed * LOOK_AGAIN
-        if elapsed >= plan.max_s * 1e9:
-            stopped_by = "time limit"
-            break
-    bracket = perf_counter_ns() - begin
+        counted, counted_ns = len(samples), elapsed
+        begin = perf_counter_ns() - elapsed
     series = Series("end_to_end", "host", np.array(samples, dtype=np.int64))
-    last = (done - 1) % len(feeds)
-    return Samples((series,), outputs, last, warm.count, stopped_by, warm.ended_by), bracket
+    last = (ran - 1) % len(feeds)
+    return Samples((series,), outputs, last, warm.count, stopped_by, warm.ended_by), elapsed
 
 
-def _apart(between: Between, run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds]) -> int:
-    """What is done between two inferences, and the nanoseconds that it took, the warming up after a wait included."""
-    begin = perf_counter_ns()
-    if between():
-        for feed in feeds:
-            run(feed)
-    return perf_counter_ns() - begin
+class _StopRule:
+    """Why a plan's loop ends; it looks at the precision a dozen times."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._look_at_ns = 0.0
+
+    def reason(self, samples: array[int], elapsed_ns: int) -> str:
+        """Empty while it goes on."""
+        plan = self._plan
+        if len(samples) >= plan.min_count and elapsed_ns >= plan.min_s * 1e9:
+            if plan.target is None:
+                return "minimums met"
+            if elapsed_ns >= self._look_at_ns:
+                if stats.precise(np.frombuffer(samples, np.int64), plan.target):
+                    return "precise enough"
+                self._look_at_ns = elapsed_ns * LOOK_AGAIN
+        return "time limit" if elapsed_ns >= plan.max_s * 1e9 else ""
+
+    def look_again(self) -> None:
+        """As soon as the minimums are met: what was seen last is void."""
+        self._look_at_ns = 0.0
+
+
+def _untimed(ns: int) -> None:
+    """Keeps nothing."""
 
 
 def chunk_of(run: Callable[[Feeds], Outputs], rotation: Iterable[Feeds], keep: Callable[[int], None]) -> Outputs:
