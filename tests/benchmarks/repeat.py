@@ -1,9 +1,10 @@
 """The same case measured again and again: do the medians agree, do the intervals hold, and what did they cost?
 
-    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10] [--cpus LIST]  # 18 minutes
+    python tests/benchmarks/repeat.py [--model squeezenet] [--repetitions 10] [--seconds 10] [--cpus LIST] [--way WAY]
 
 A repetition measures the case on every installed runtime by `deploybench run`'s own defaults, and in a hurry (the
-shortest trials in which it can be told how busy the machine was). They are made in two ways:
+shortest trials in which it can be told how busy the machine was). They are made in two ways, 18 minutes for both on a
+quiet machine, up to an hour beside neighbours:
 
 In rounds, as the cases of one run are: every repetition has a trial, then each its second. Whatever the machine does
 meanwhile hits all of them alike, and the trials of each are minutes apart. An interval speaks of the processes
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the long process")
     parser.add_argument("--cpus", metavar="LIST", help="as of `deploybench run`: those that `selfcheck` says are quiet")
+    parser.add_argument("--way", choices=("rounds", "after"), help="one of the two ways only")
     asked = parser.parse_args()
     where = place("local", Cache(default_cache()), lambda message: print(message, file=sys.stderr))
     known = [installed()[name] for name, module in MODULES.items() if importlib.util.find_spec(module)]
@@ -110,10 +112,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for case in todo:  # references, artefacts and the machine's peaks are made once
             once(case, where, Path(folder), Settings(1, Plan(1, 0.01, 0.02), max_trials=1))
-        for label, words in OURS.items():
+        for label, words in OURS.items() if asked.way != "after" else ():
             together[label] = measured(list(todo) * asked.repetitions, where, Path(folder), settings(words))
             print(f"{label}: {asked.repetitions} repetitions in rounds are done", file=sys.stderr)
-        for number in range(asked.repetitions):
+        for number in range(asked.repetitions if asked.way != "rounds" else 0):
             for case in todo if number % 2 == 0 else reversed(todo):
                 name = case.backend.name
                 for label, words in OURS.items():
@@ -127,8 +129,11 @@ def main() -> int:
                 print(f"{number + 1}/{asked.repetitions} {name}: {said}", file=sys.stderr)
     for case in todo:
         name = case.backend.name
-        show_rounds(name, {label: [r for r in found if r.case.backend == name] for label, found in together.items()})
-        show(name, ours[name], long[name])
+        if asked.way != "after":
+            mine = {label: [r for r in found if r.case.backend == name] for label, found in together.items()}
+            show_rounds(name, mine)
+        if asked.way != "rounds":
+            show(name, ours[name], long[name])
     print(
         f"{asked.model}, one thread; {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
