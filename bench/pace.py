@@ -11,8 +11,8 @@ from bench.record import TrialLine
 
 # After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
 WAIT_AFTER_NOISE_S = 5.0
-# For so long a loaded session waits, before it is timed, for a core that is left alone, where that can be told: those
-# who share a virtual machine's core mostly come and go within seconds.
+# So much a trial may lose to those who share its core, where they can be told: waiting until it is left alone, and
+# stretches that were timed in vain. In a virtual machine they mostly come and go within seconds.
 ALONE_WAIT_S = 3.0
 # A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
 # the noise of one reading (1 C). Rule of thumb.
