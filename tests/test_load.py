@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -243,3 +243,15 @@ def test_the_machines_name(tmp_path, cpuinfo, cpu, label):
     assert found.cpu == cpu
     assert found.machine.startswith(f"{label}-{CORES}c-")
     assert "0123456789abcdef" not in found.machine
+
+
+def test_a_pause_is_in_no_window():
+    at = load.Snapshot(0, 10.0, 0.0, 1.0, 3, 0, cores=2)
+    paused = replace(at, wall_ns=400_000_000, idle_s=10.4, own_s=1.4, involuntary=4)
+    again = replace(at, wall_ns=2_400_000_000, idle_s=14.0, own_s=1.8, involuntary=9, major_faults=2)
+    after = replace(at, wall_ns=2_800_000_000, idle_s=14.4, own_s=2.2, involuntary=10, major_faults=2)
+    found = load.between(at, load.without(after, [(paused, again)]))
+    assert found == load.Load(0.8, pytest.approx(0.0), 0.0, 2, 0)
+    assert load.without(after, []) == after
+    unknown = replace(after, idle_s=None)
+    assert load.between(at, load.without(unknown, [(paused, again)])).foreign_cpu is None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from time import perf_counter_ns
 
@@ -76,6 +77,22 @@ def between(before: Snapshot, after: Snapshot) -> Load:
     steal = max(0.0, after.steal_s - before.steal_s)  # some hypervisors count backwards
     foreign = max(0.0, capacity - (after.idle_s - before.idle_s) - steal - own)
     return Load(wall, foreign / capacity, steal / capacity, involuntary, faults)
+
+
+def without(after: Snapshot, pauses: Sequence[tuple[Snapshot, Snapshot]]) -> Snapshot:
+    """The later snapshot, as if these stretches of time had not been."""
+    for begin, end in pauses:
+        known = None not in (after.idle_s, begin.idle_s, end.idle_s, after.steal_s, begin.steal_s, end.steal_s)
+        after = replace(
+            after,
+            wall_ns=after.wall_ns - (end.wall_ns - begin.wall_ns),
+            idle_s=after.idle_s - (end.idle_s - begin.idle_s) if known else None,  # type: ignore[operator]
+            steal_s=after.steal_s - (end.steal_s - begin.steal_s) if known else None,  # type: ignore[operator]
+            own_s=after.own_s - (end.own_s - begin.own_s),
+            involuntary=after.involuntary - (end.involuntary - begin.involuntary),
+            major_faults=after.major_faults - (end.major_faults - begin.major_faults),
+        )
+    return after
 
 
 def memory_bytes(pid: int | str = "self") -> tuple[int | None, int | None]:

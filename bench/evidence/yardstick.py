@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.evidence.load import Snapshot, snapshot
 from bench.interface import Array
 
 # 16 KiB a matrix, and small enough that BLAS uses one thread for it.
@@ -49,6 +50,8 @@ class Alone:
 class Yardstick:
     """The arithmetic, done by the thread that made it; the readings that count, and the seconds lost to others.
 
+    `pauses`: while it was waited for them between two inferences.
+
     `threads`: of what is measured. With one, the CPU that the thread is on counts; with several, the slowest of those
     that it may use. Without `alone` nothing is waited for.
     """
@@ -60,6 +63,7 @@ class Yardstick:
         self._alone = alone
         self.readings_ns: list[int] = []
         self.waited_s = 0.0
+        self.pauses: list[tuple[Snapshot, Snapshot]] = []
         self._asked_s: float | None = None
 
     def read(self) -> None:
@@ -80,7 +84,9 @@ class Yardstick:
         void = self._shared(ns)
         if void:
             self.waited_s += stretch_s
+            begin = snapshot()
             ns = self._waited(ns)
+            self.pauses.append((begin, snapshot()))
         self._keep(ns)
         self._asked_s = time.monotonic()
         return void

@@ -130,7 +130,7 @@ class Child:
         before = machine_load.snapshot()
         between = yardstick.between if args.get("look", True) else _look_away
         samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]), between)
-        after = machine_load.snapshot()
+        after = machine_load.without(machine_load.snapshot(), yardstick.pauses)
         yardstick.read()
         rss, peak = machine_load.memory_bytes()
         buffers: list[Any] = []

@@ -192,7 +192,10 @@ def test_a_hang_ends_at_its_limit(cli, mlp_path, tmp_path):
 def test_unknown_noise_is_not_published(cli, mlp_path, tmp_path):
     # The longest time bounds the warm-up as well, which on a busy machine would go on until there is enough to tell.
     trials = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.05", "--min-count", "8")
-    (record,) = records(fake(cli, tmp_path, mlp_path, trials=trials))
+    for _ in range(10):  # it is measured for longer where a neighbour of this machine makes what was timed void
+        (record,) = records(fake(cli, tmp_path, mlp_path, trials=trials))
+        if record["evidence"]["waited_s"] == 0:
+            break
     assert record["status"] == "noisy"
     assert "too short to tell" in record["why"]
 
