@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bench.evidence.yardstick import FASTEST_SHARE, sampled
+from bench.evidence.yardstick import fastest_of, sampled
 from bench.fold import noisy
 from bench.place import Place
 from bench.record import MAX_FOREIGN_CPU
@@ -101,10 +101,10 @@ def judged(medians: Mapping[int, Sequence[float]], readings_ns: Mapping[int, Seq
 
 def _shared(readings_ns: Mapping[int, Sequence[int]]) -> dict[int, float]:
     """Of each CPU's readings the share that is longer than the fastest of all by more than is accepted."""
-    together = sorted(ns for taken in readings_ns.values() for ns in taken)
+    together = [ns for taken in readings_ns.values() for ns in taken]
     if not together:
         return {}
-    longest_ns = together[int(len(together) * FASTEST_SHARE)] * (1 + MAX_FOREIGN_CPU)
+    longest_ns = fastest_of(together) * (1 + MAX_FOREIGN_CPU)
     return {cpu: sum(ns > longest_ns for ns in taken) / len(taken) for cpu, taken in readings_ns.items() if taken}
 
 

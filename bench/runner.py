@@ -26,7 +26,7 @@ from bench.case import (
 )
 from bench.errors import BenchError
 from bench.evidence.yardstick import Alone
-from bench.fold import fastest_ns, fold, noisy
+from bench.fold import fastest_ns, fold, noisy, quiet_ones
 from bench.pace import ALONE_WAIT_S, Calm, Pace
 from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
@@ -193,8 +193,7 @@ class Running:
             return "its answers are wrong"
         if self.case.scenario.soak_s is not None:
             return "the soak has ended"
-        quiet = sum(not self.noisy(t) for t in self._trials)
-        if quiet >= self.goal:
+        if len(quiet_ones(self._line, self._trials)) >= self.goal:
             reason = self._precision()
             if reason != TOO_WIDE or self.goal == self._looks[-1]:
                 return reason

@@ -16,19 +16,9 @@ from bench.fold import core
 from bench.fold import evidence as folded
 from bench.report import causes
 from tests.test_evidence import CASE, QUIET, trial
+from tests.test_plausible import PEAKS
 
-VIRTUAL = r.PeakFacts(
-    threads=1,
-    flop_per_s=1e11,
-    copy_bytes_per_s=1e10,
-    arch="x86_64",
-    clock_hz=None,
-    features=[],
-    numpy="2",
-    foreign_cpu=0.0,
-    core_ns=1000,
-    virtual=True,
-)
+VIRTUAL = msgspec.structs.replace(PEAKS, core_ns=1000, virtual=True)
 HERE = msgspec.structs.replace(CASE, peaks=VIRTUAL, max_foreign_cpu=0.03)
 
 

@@ -82,17 +82,20 @@ def between(before: Snapshot, after: Snapshot) -> Load:
 def without(after: Snapshot, pauses: Sequence[tuple[Snapshot, Snapshot]]) -> Snapshot:
     """The later snapshot, as if these stretches of time had not been."""
     for begin, end in pauses:
-        known = None not in (after.idle_s, begin.idle_s, end.idle_s, after.steal_s, begin.steal_s, end.steal_s)
         after = replace(
             after,
             wall_ns=after.wall_ns - (end.wall_ns - begin.wall_ns),
-            idle_s=after.idle_s - (end.idle_s - begin.idle_s) if known else None,  # type: ignore[operator]
-            steal_s=after.steal_s - (end.steal_s - begin.steal_s) if known else None,  # type: ignore[operator]
+            idle_s=_less(after.idle_s, begin.idle_s, end.idle_s),
+            steal_s=_less(after.steal_s, begin.steal_s, end.steal_s),
             own_s=after.own_s - (end.own_s - begin.own_s),
             involuntary=after.involuntary - (end.involuntary - begin.involuntary),
             major_faults=after.major_faults - (end.major_faults - begin.major_faults),
         )
     return after
+
+
+def _less(at: float | None, begin: float | None, end: float | None) -> float | None:
+    return None if at is None or begin is None or end is None else at - (end - begin)
 
 
 def memory_bytes(pid: int | str = "self") -> tuple[int | None, int | None]:

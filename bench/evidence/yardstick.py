@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,14 +124,11 @@ class Yardstick:
             self.readings_ns.append(ns)
 
     def _slowest(self) -> int | None:
-        allowed = os.sched_getaffinity(0)
         found = []
-        try:
-            for cpu in sampled(sorted(allowed)):
+        with _one_by_one() as cpus:
+            for cpu in cpus:
                 os.sched_setaffinity(0, {cpu})
                 found.append(self._here())
-        finally:
-            os.sched_setaffinity(0, allowed)
         known = [ns for ns in found if ns is not None]
         return max(known) if len(known) == len(found) else None
 
@@ -166,17 +164,28 @@ class Yardstick:
 def fastest_ns() -> int:
     """What a reading is where nobody else is on the core, of any CPU that this thread may use. Takes 0.3 s."""
     yardstick = Yardstick()
-    allowed = os.sched_getaffinity(0)
-    cpus = sampled(sorted(allowed))
     found: list[int] = []
     end = time.monotonic() + FASTEST_S
-    try:
+    with _one_by_one() as cpus:
         while time.monotonic() < end or len(found) < len(cpus):
             os.sched_setaffinity(0, {cpus[len(found) % len(cpus)]})
             found.append(yardstick._median(WARM_NS, PRODUCTS))
+    return fastest_of(found)
+
+
+def fastest_of(readings_ns: Sequence[int]) -> int:
+    """Of many readings, some of them of a core that was left alone."""
+    return sorted(readings_ns)[int(len(readings_ns) * FASTEST_SHARE)]
+
+
+@contextmanager
+def _one_by_one() -> Iterator[list[int]]:
+    """The CPUs to look at, on each of which this thread may be put meanwhile."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        yield sampled(sorted(allowed))
     finally:
         os.sched_setaffinity(0, allowed)
-    return sorted(found)[int(len(found) * FASTEST_SHARE)]
 
 
 def sampled(cpus: Sequence[int], most: int = MOST_CPUS) -> list[int]:

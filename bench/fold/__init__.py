@@ -37,7 +37,7 @@ from bench.record import (
     TrialLine,
 )
 
-__all__ = ["fastest_ns", "fold", "noisy", "worst_first"]
+__all__ = ["fastest_ns", "fold", "noisy", "quiet_ones", "worst_first"]
 
 
 def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slices: Sequence[SliceLine] = ()) -> Record:
@@ -58,7 +58,7 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     """
     trials = sorted(trials, key=lambda t: t.index)
     fastest = fastest_ns(case, trials)
-    quiet = [t for t in trials if not noisy(t, case.max_foreign_cpu, fastest)]
+    quiet = quiet_ones(case, trials)
     used = quiet or trials
     error = (end.error if end else None) or next((t.error for t in trials if t.error), None)
     summed = summaries(used, case.looks or [case.trials_wanted])
@@ -109,6 +109,12 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
         soak=soaked,
         task=case.task,
     )
+
+
+def quiet_ones(case: CaseLine, trials: Sequence[TrialLine]) -> list[TrialLine]:
+    """Those that others did not disturb, as far as all of them together show it."""
+    fastest = fastest_ns(case, trials)
+    return [t for t in trials if not noisy(t, case.max_foreign_cpu, fastest)]
 
 
 def noisy(trial: TrialLine, max_foreign_cpu: float, fastest: float | None = None) -> bool:

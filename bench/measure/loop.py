@@ -38,8 +38,13 @@ BRACKET_SLACK_NS = 1_000
 Between = Callable[[], bool]
 
 
+def undisturbed() -> bool:
+    """Nobody looks between two inferences."""
+    return False
+
+
 def measure(
-    session: Session, feeds: Sequence[Feeds], plan: Plan, between: Between = lambda: False
+    session: Session, feeds: Sequence[Feeds], plan: Plan, between: Between = undisturbed
 ) -> tuple[Samples, int]:
     """Samples of the session, by its own clock if it has one, and the harness's bracket around them in nanoseconds.
 
@@ -103,7 +108,7 @@ def fits(samples: Samples, bracket_ns: int) -> bool:
 
 
 def timed(
-    run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan, between: Between = lambda: False
+    run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], plan: Plan, between: Between = undisturbed
 ) -> tuple[Samples, int]:
     """Warm up, then time `run` on the feeds in rotation until the plan is met.
 

@@ -128,7 +128,7 @@ class Child:
         yardstick.begin()
         peak_before = machine_load.memory_bytes()[1]
         before = machine_load.snapshot()
-        between = yardstick.between if args.get("look", True) else _look_away
+        between = yardstick.between if args.get("look", True) else loop.undisturbed  # to measure what looking costs
         samples, bracket_ns = loop.measure(session, self._feeds, Plan(**args["plan"]), between)
         after = machine_load.without(machine_load.snapshot(), yardstick.pauses)
         yardstick.read()
@@ -262,11 +262,6 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
             len(shape) != len(spec.shape) or any(w not in (None, g) for w, g in zip(spec.shape, shape, strict=True))
         ):
             raise UsageError(f"input {name!r} takes shape {list(spec.shape)}, it was fed {list(shape)}")
-
-
-def _look_away() -> bool:
-    """Instead of the yardstick's look between two inferences, where it is measured what that costs."""
-    return False
 
 
 def _core(yardstick: Yardstick) -> dict[str, Any]:
