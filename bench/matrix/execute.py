@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,8 @@ from bench.store import RunFile
 from bench.trial import error_facts, passing
 
 BLOCK = 8
+# A signal may come to any thread, and does where another one is starting a process: who waits for them all looks up.
+LOOK_UP_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,7 @@ def threads(lanes: Sequence[Lane]) -> None:
         threading.Thread(target=drive, args=(lane,), name=lane.device, daemon=True).start()
     broken: dict[str, Exception] = {}
     for _ in lanes:
-        lane, error = ended.get()
+        lane, error = _next(ended)
         if isinstance(error, BenchError):
             raise error
         if error:
@@ -293,6 +295,13 @@ def threads(lanes: Sequence[Lane]) -> None:
         message = f"{', '.join(broken)} broke off, and the others are done: {type(first).__name__}: {first}"
         hint = "an error of deploybench or of a plugin; --resume takes up what is left"
         raise BenchError(message, hint) from first
+
+
+def _next(ended: queue.Queue[tuple[Lane, Exception | None]]) -> tuple[Lane, Exception | None]:
+    """The next lane that ended. An interruption is not held up until then."""
+    while True:
+        with suppress(queue.Empty):
+            return ended.get(timeout=LOOK_UP_S)
 
 
 def execute(

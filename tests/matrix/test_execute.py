@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -273,6 +275,26 @@ def test_another_executor_may_drive_the_lanes(run, case):
     _, records = run([case(d) for d in "ab"], executor=one_after_the_other)
     assert driven == ["a", "b"]
     assert len(records) == 2
+
+
+def test_an_interruption_that_comes_to_another_thread_ends_the_run():
+    # As the kernel may choose while a lane starts a process; the main thread does not wake of it.
+    program = """
+import signal, threading, time
+from bench.matrix.execute import Lane, threads
+
+def lane():
+    time.sleep(0.5)  # by now the main thread waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    time.sleep(600)
+
+try:
+    threads([Lane("there", lane)])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "interrupted\n", done.stderr
 
 
 def test_conversions_are_made_ahead_for_other_machines_alone(run, case, devices, monkeypatch):
