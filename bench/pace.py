@@ -17,8 +17,8 @@ ALONE_WAIT_S = 3.0
 # A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
 # the noise of one reading (1 C). Rule of thumb.
 COOL_WITHIN_C = 2.0
-# So often it is looked, between rounds, whether there is time left.
-LOOK_S = 1.0
+# A wait that is longer is told.
+TOLD_S = 1.0
 
 
 class Pace:
@@ -41,14 +41,13 @@ class Pace:
         """In this round, how long it is until the last of the wanted ones is due."""
         return self.left_s(max(number, self._wanted - 1))
 
-    def wait(self, number: int, say: Callable[[str], None], out_of_time: Callable[[], bool]) -> None:
+    def wait(self, number: int, say: Callable[[str], None], ends_at: float) -> None:
         """Until this round is due, or no time is left."""
         if number and self._begin is None:
             self._begin = time.monotonic()
-        if self.left_s(number) > LOOK_S:
+        if self.left_s(number) > TOLD_S:
             say(f"waiting {self.left_s(number):.0f} s for round {number + 1}: the trials are to be spread")
-        while (left_s := self.left_s(number)) and not out_of_time():
-            time.sleep(min(left_s, LOOK_S))
+        time.sleep(max(0.0, min(self.left_s(number), ends_at - time.monotonic())))
 
 
 class Calm:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -66,8 +67,8 @@ class Progress(Protocol):
     def trial_begins(self, case: str, number: int, of: int) -> None:
         """The next trial of a case begins; `of` are wanted."""
 
-    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
-        """A trial has ended; so many are left over all cases, and so long it takes at least until the last begins."""
+    def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
+        """So many trials are left over all cases, by now; so long it takes until the last begins."""
 
     def case_ended(self, result: Record) -> None:
         """No more trials of this case will come."""
@@ -267,16 +268,18 @@ def run_cases(
     machine: str,
     run: str,
     progress: Progress,
-    out_of_time: Callable[[], bool] = lambda: False,
+    ends_at: float = math.inf,
 ) -> list[Record]:
     """The records of all cases, in their order. Trials come in rounds (A B C, C B A), so that drift hits all alike.
+
+    `ends_at`: by the monotonic clock, when no trial may begin any more.
 
     Raises:
         BenchError: the results folder cannot be written. Nothing else: what goes wrong with a case is in its record.
     """
     with RunFile(results, machine, run) as file:
         site = Site(file, place, Peaks(place, machine), Preparation())
-        return measure_cases(cases, site, settings, progress=progress, out_of_time=out_of_time)
+        return measure_cases(cases, site, settings, progress=progress, ends_at=ends_at)
 
 
 def measure_cases(
@@ -285,7 +288,7 @@ def measure_cases(
     settings: Settings,
     *,
     progress: Progress,
-    out_of_time: Callable[[], bool] = lambda: False,
+    ends_at: float = math.inf,
     again: Mapping[str, Again] | None = None,
 ) -> list[Record]:
     """As `run_cases`, at a site that more cases will come to. `again`: by cell, the execution that is replaced.
@@ -294,7 +297,7 @@ def measure_cases(
         BenchError: the results folder cannot be written. Nothing else.
     """
     running = [site.running(case, settings, again or {}) for case in cases]
-    _Rounds(running, site.place, settings, progress, out_of_time).run()
+    _Rounds(running, site.place, settings, progress, ends_at).run()
     return [case.record() for case in running]
 
 
@@ -325,10 +328,10 @@ class _Rounds:
         place: Place,
         settings: Settings,
         progress: Progress,
-        out_of_time: Callable[[], bool],
+        ends_at: float,
     ) -> None:
         self._running, self._place, self._settings = running, place, settings
-        self._progress, self._out_of_time = progress, out_of_time
+        self._progress, self._ends_at = progress, ends_at
         self._calm = Calm(settings)
         self._pace = Pace(settings.trials, settings.spread_s)
 
@@ -337,14 +340,17 @@ class _Rounds:
             wanting = [case for case in self._running if not case.ended]
             if not wanting:
                 return
-            self._pace.wait(number, self._place.say, self._out_of_time)
+            self._pace.wait(number, self._place.say, self._ends_at)
             for case in wanting if number % 2 == 0 else reversed(wanting):
                 self._trial(case, number)
+                left = sum(c.trials_left() for c in self._running)
+                at_least_s = self._pace.until_last_s(number) if left else 0.0
+                self._progress.left(left, at_least_s, max(0.0, self._ends_at - time.monotonic()))
                 if case.ended:
                     self._progress.case_ended(case.record())
 
     def _trial(self, case: Running, number: int) -> None:
-        if self._out_of_time():
+        if time.monotonic() >= self._ends_at:
             if number == 0:
                 case.leave(SPENT)
             else:
@@ -358,5 +364,3 @@ class _Rounds:
             self._calm.learn(line, noisy=case.noisy(line))
             if reason := case.wants_more():
                 case.end(reason)
-        left = sum(c.trials_left() for c in self._running)
-        self._progress.trial_ended(left, self._pace.until_last_s(number) if left else 0.0)

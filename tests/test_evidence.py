@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -488,7 +489,7 @@ def test_rounds_that_are_spread_begin_evenly(monkeypatch):
     pace = Pace(6, 600.0)
     begun = []
     for number in range(8):
-        pace.wait(number, said.append, lambda: False)
+        pace.wait(number, said.append, math.inf)
         begun.append(clock.now - 1000.0)
         clock.now += 7.0 * number  # trials of any length
     assert begun == [0.0, 120.0, 240.0, 360.0, 480.0, 600.0, 720.0, 840.0]
@@ -500,7 +501,7 @@ def test_a_round_that_is_late_begins_at_once_and_the_next_is_in_time(monkeypatch
     clock, begun = Clock(monkeypatch), []
     pace = Pace(4, 15.0)
     for number, took in enumerate((300.0, 8.0, 1.0, 1.0)):  # in the first a model is converted
-        pace.wait(number, lambda message: None, lambda: False)
+        pace.wait(number, lambda message: None, math.inf)
         begun.append(clock.now - 1000.0)
         clock.now += took
         assert pace.until_last_s(number) == (15.0, 2.0, 1.0, 0.0)[number]
@@ -509,8 +510,8 @@ def test_a_round_that_is_late_begins_at_once_and_the_next_is_in_time(monkeypatch
 
 def test_nobody_waits_for_a_round_that_will_not_be(monkeypatch):
     clock = Clock(monkeypatch)
-    Pace(2, 3600.0).wait(1, lambda message: None, lambda: clock.now > 1005.0)
-    assert clock.now == 1006.0
+    Pace(2, 3600.0).wait(1, lambda message: None, 1005.0)
+    assert clock.now == 1005.0
 
 
 @pytest.mark.parametrize(("wanted", "spread_s"), [(6, None), (1, 60.0)])
@@ -518,7 +519,7 @@ def test_rounds_that_are_not_spread_follow_one_another(monkeypatch, wanted, spre
     clock = Clock(monkeypatch)
     pace = Pace(wanted, spread_s)
     for number in range(12):
-        pace.wait(number, pytest.fail, lambda: False)
+        pace.wait(number, pytest.fail, math.inf)
         assert pace.until_last_s(number) == 0.0
     assert clock.now == 1000.0
 

@@ -77,7 +77,7 @@ def _run(case: Case, where: Place, new: Record, results: Path, end: float, repor
         machine=new.machine,
         run=new_run(),
         progress=reporter,
-        out_of_time=lambda: time.monotonic() > end,
+        ends_at=end,
     )
     return record
 

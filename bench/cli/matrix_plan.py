@@ -51,14 +51,15 @@ class Planned:
         left = came.left(ours)
         if came.done:
             self._say(f"run {ours.run}: {len(came.done)} of {len(ours.mine)} cells are done, {len(left)} are left")
-        self._expect(left)
+        rules = self._rules()
+        self._expect(left, rules.budget_s)
         begin = time.monotonic()
         try:
             with execute.Files(self._results, ours.run, self._say) as files:
                 run = execute.Run(
                     files=files,
                     settings=self._settings,
-                    rules=self._rules(),
+                    rules=rules,
                     machine=self._machine,
                     watch=self._watcher,
                     again=dict(came.again),
@@ -113,9 +114,9 @@ class Planned:
         cases = {c.cell: self._matrix.cases[c.cell] for c in left}
         return expected(cases, self._settings, self._results)
 
-    def _expect(self, left: Sequence[journal.Planned]) -> None:
+    def _expect(self, left: Sequence[journal.Planned], budget_s: float | None) -> None:
         found = self._expected(left)
-        self._watcher.expect({c.cell: (c.device, c.title, found[c.cell].seconds) for c in left})
+        self._watcher.expect({c.cell: (c.device, c.title, found[c.cell].seconds) for c in left}, budget_s)
 
     def show(self, *, as_json: bool) -> None:
         """Print the cells of this part, and how long they are expected to take."""

@@ -5,6 +5,7 @@ As in `progress.py` nothing is drawn but when something happened.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ class Watcher:
         self._telling = threading.RLock()
         self._devices: dict[str, Device] = {}
         self._titles: dict[str, tuple[str, float]] = {}
-        self._begin = time.monotonic()
+        self._begin, self._budget_s = time.monotonic(), math.inf
 
     def __enter__(self) -> Watcher:
         self._bars.start()
@@ -55,7 +56,7 @@ class Watcher:
     def __exit__(self, *exc: object) -> None:
         self._bars.stop()
 
-    def expect(self, cells: Mapping[str, tuple[str, str, float]]) -> None:
+    def expect(self, cells: Mapping[str, tuple[str, str, float]], budget_s: float | None = None) -> None:
         """What will be done: by cell its device, its title and the seconds it is expected to take."""
         for cell, (device, title, seconds) in cells.items():
             if device not in self._devices:
@@ -64,7 +65,7 @@ class Watcher:
             found.cells += 1
             found.all_s += seconds
             self._titles[cell] = title, seconds
-        self._begin = time.monotonic()
+        self._begin, self._budget_s = time.monotonic(), math.inf if budget_s is None else budget_s
 
     def say(self, device: str, message: str) -> None:
         """A sentence about a device, or about all."""
@@ -97,7 +98,8 @@ class Watcher:
     def _ends(self) -> str:
         """When the device that takes longest is expected to be done."""
         passed_s = time.monotonic() - self._begin
-        left_s = max(device.left_s(passed_s) for device in self._devices.values())
+        needed_s = max(device.left_s(passed_s) for device in self._devices.values())
+        left_s = min(needed_s, max(0.0, self._budget_s - passed_s))
         if all(device.done == device.cells for device in self._devices.values()):
             return ""
         return f", all by {clock(left_s)}"

@@ -28,7 +28,7 @@ class Reporter:
         self._task = self._bar.add_task("starting", total=None, left="")
         self._begin = time.monotonic()
         self._title = ""
-        self._trials_done = 0
+        self._trials_begun = 0
 
     def __enter__(self) -> Reporter:
         self._bar.start()
@@ -43,16 +43,16 @@ class Reporter:
         self._show(message)
 
     def trial_begins(self, case: str, number: int, of: int) -> None:
+        self._trials_begun += 1
         again = f"trial {number} (others were using the machine during one of the {of} before)"
         self._show(f"{case}: {f'trial {number} of {of}' if number <= of else again}")
 
-    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
-        self._trials_done += 1
-        each = (time.monotonic() - self._begin) / self._trials_done
-        left_s = max(each * trials_left, at_least_s)
-        self._title = f"about {words.duration(left_s)} left" if trials_left else ""
-        done = self._trials_done
-        self._bar.update(self._task, completed=done, total=done + trials_left, left=self._title, refresh=self._live)
+    def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
+        done = self._trials_begun
+        each = (time.monotonic() - self._begin) / max(1, done)
+        left_s = min(max(each * trials, at_least_s), at_most_s)
+        self._title = f"about {words.duration(left_s)} left" if left_s else ""
+        self._bar.update(self._task, completed=done, total=done + trials, left=self._title, refresh=self._live)
 
     def case_ended(self, result: Record) -> None:
         what = f"{result.case.model.name} on {result.case.backend}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -270,7 +271,6 @@ def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter
     from bench.runner import run_cases
     from bench.store import new_run
 
-    end = time.monotonic() + settings["budget"] if settings["budget"] else None
     return run_cases(
         cases,
         where,
@@ -279,7 +279,7 @@ def measure(cases: Sequence[Any], where: Any, settings: dict[str, Any], reporter
         machine=environment.collect().machine,
         run=new_run(),
         progress=reporter,
-        out_of_time=lambda: end is not None and time.monotonic() > end,
+        ends_at=time.monotonic() + (settings["budget"] or math.inf),
     )
 
 

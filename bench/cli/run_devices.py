@@ -71,7 +71,8 @@ class Devices:
         by_cell = {cell_of(case_facts(case)): case for case in cases}
         seconds = expected(by_cell, settings, asked["results"])
         titles = {cell: _title(case) for cell, case in by_cell.items()}
-        self._watcher.expect({cell: (c.device, titles[cell], seconds[cell].seconds) for cell, c in by_cell.items()})
+        todo = {cell: (c.device, titles[cell], seconds[cell].seconds) for cell, c in by_cell.items()}
+        self._watcher.expect(todo, asked["budget"])
         run = new_run()
         with ExitStack() as held, execute.Files(asked["results"], run, lambda m: self._watcher.say("", m)) as files:
             lanes = execute.Run(

@@ -11,6 +11,7 @@ unless this machine is the one that measures: every conversion takes the machine
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -118,9 +119,10 @@ class Run:
     turns: dict[str, threading.Lock] = field(default_factory=dict)
     making: threading.Lock = field(default_factory=threading.Lock)
 
-    def out_of_time(self) -> bool:
-        """Whether no trial may begin any more."""
-        return self.rules.budget_s is not None and time.monotonic() - self.begin > self.rules.budget_s
+    @property
+    def ends_at(self) -> float:
+        """By the monotonic clock, when no trial may begin any more."""
+        return self.begin + (math.inf if self.rules.budget_s is None else self.rules.budget_s)
 
     @contextmanager
     def turn(self, boot: str) -> Iterator[None]:
@@ -205,7 +207,7 @@ class _Device:
                     site,
                     self._run.settings,
                     progress=told,
-                    out_of_time=self._run.out_of_time,
+                    ends_at=self._run.ends_at,
                     again=self._run.again,
                 )
             lost = [(case, r) for case, r in zip(todo, records, strict=True) if may_try_again(r)]
@@ -254,7 +256,7 @@ class _Told(Progress):
     def trial_begins(self, case: str, number: int, of: int) -> None:
         self._watch.trial(self._device, case, number, of)
 
-    def trial_ended(self, trials_left: int, at_least_s: float) -> None:
+    def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
         pass
 
     def case_ended(self, result: Record) -> None:

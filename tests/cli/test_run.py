@@ -208,6 +208,15 @@ def test_one_broken_case_does_not_cost_the_others(cli, mlp_path, tmp_path):
     assert [r["status"] for r in records(result)] == ["crashed", "ok"]
 
 
+def test_no_time_is_said_to_be_left_when_the_budget_is_spent(cli, mlp_path, tmp_path):
+    trials = ("--trials", "100", *FAST[2:], "--budget", "2", "-b", "reference")
+    result = fake(cli, tmp_path, mlp_path, trials=trials)
+    assert {r["status"] for r in records(result)} == {"ok"}
+    ended = [line for line in result.stderr.splitlines() if "of scale" in line]
+    assert len(ended) == 2
+    assert not any("left" in line for line in ended)
+
+
 def test_a_spent_budget_is_skipped_and_nothing_ran(cli, mlp_path, tmp_path):
     result = fake(cli, tmp_path, mlp_path, trials=(*FAST, "--budget", "0.000001"))
     assert records(result)[0]["status"] == "skipped"
