@@ -1,14 +1,15 @@
 """The same artefact and options measured by deploybench, by a bare loop, by LoadGen, and by whoever else is installed.
 
     python3 make.py crosscheck                            # in a fresh clone: installs what it compares with, too
-    python tests/benchmarks/crosscheck.py                 # with what is installed; eight minutes; --quick: one
+    python tests/benchmarks/crosscheck.py                 # with what is installed; 8 to 14 minutes; --quick: one
 
 One table of ratios. A round is a fresh process that loads the artefact three times: for the bare loop, for a second
 bare loop (what two loads of the same thing differ by: the A/A column), and for deploybench. LoadGen, pytest-benchmark
 and Polygraphy drive the bare loop's own session. All take turns of a few inferences, as many each, so that a busy
-moment of the machine hits all alike; in the opposite order in every other round (A B C, C B A). A ratio is taken within
-its round, from the medians of the turns' medians. The bare loops call the runtime as its documents say and make the
-copies that deploybench's interface promises: feeds unchanged, outputs owned by the caller.
+moment of the machine hits all alike; in the opposite order in every other round (A B C, C B A). Turns beside a
+neighbour on the core of a virtual machine are void for all ways, and taken again (`bench/evidence/yardstick.py`). A
+ratio is taken within its round, from the medians of the turns' medians. The bare loops call the runtime as its
+documents say and make the copies that deploybench's interface promises: feeds unchanged, outputs owned by the caller.
 Every round holds the machine's lease, and waits for it.
 
 Target on a quiet machine: the median ratio within 0.5 % or the spread of the A/A column, whichever is more. A model of
@@ -39,11 +40,13 @@ import numpy as np
 from bench.cache import Cache
 from bench.cli.chosen import Wanted, cases, place
 from bench.cli.options import default_cache
-from bench.evidence.yardstick import Yardstick
+from bench.evidence.yardstick import Alone, Yardstick, fastest_ns
 from bench.interface import Feeds, Options, Plan, Session
 from bench.measure import loop, scenarios, server
 from bench.measure.streams import RealWorld, ThreadStream
+from bench.pace import ALONE_WAIT_S
 from bench.place import LEASE_FOLDER
+from bench.record import MAX_FOREIGN_CPU
 from bench.registry import Registered, installed
 from bench.worker import wire
 from bench.worker.lease import Lease
@@ -69,7 +72,7 @@ SCENARIO_ROUNDS = 3
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, one model less")
-    parser.add_argument("--budget", type=float, default=600.0, metavar="SECONDS", help="begin no round after this time")
+    parser.add_argument("--budget", type=float, default=900.0, metavar="SECONDS", help="begin no round after this time")
     parser.add_argument("--round", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.round:
@@ -118,14 +121,16 @@ def available(found: Registered) -> bool:
 def rounds(jobs: Sequence[dict[str, Any]], quick: bool, end: float) -> dict[str, list[dict[str, float]]]:
     """What every way said in every round. Jobs take turns, so that drift hits all alike."""
     found: dict[str, list[dict[str, float]]] = {job["id"]: [] for job in jobs}
+    fastest = math.inf
     for number in range(QUICK_ROUNDS if quick else ROUNDS):
+        fastest = min(fastest, fastest_ns())
         for job in jobs if number % 2 == 0 else reversed(jobs):
             if job["kind"] == "load" and number >= SCENARIO_ROUNDS:
                 continue
             if time.monotonic() > end:
                 print(f"the budget is spent in round {number + 1}")
                 return found
-            asked = json.dumps({**job, "number": number, "quick": quick})
+            asked = json.dumps({**job, "number": number, "quick": quick, "fastest_ns": fastest})
             argv = [sys.executable, __file__, "--round"]
             done = subprocess.run(argv, input=asked, capture_output=True, text=True, check=False, timeout=300)
             if done.returncode:
@@ -174,20 +179,26 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
             ways["pytest-benchmark"] = lambda: harnesses.pedantic(run, feeds, count)
         if importlib.util.find_spec("polygraphy"):
             ways["Polygraphy"] = lambda: harnesses.polygraphy(raw, feeds, count)
-    return by_turns(ways, turns, job["number"])
+    alone = Alone(job["fastest_ns"], MAX_FOREIGN_CPU, ALONE_WAIT_S)
+    return by_turns(ways, turns, job["number"], Yardstick(1, alone))
 
 
-def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int) -> dict[str, float]:
+def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int, look: Yardstick) -> dict[str, float]:
     """The median of each way's turns: A B C, A B C; the other way round in every other round.
 
     None has two turns in a row: it would find its weights in the CPU's caches, and the others theirs not. All have as
     many inferences in a turn, for the same reason: the first ones of a longer turn would weigh less.
     """
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(turns):
+    taken: list[dict[str, float]] = []
+    look.begin()
+    while len(taken) < turns:
+        turn, void = {}, False
         for name in ways if number % 2 == 0 else reversed(ways):
-            taken[name].append(ways[name]())
-    return {name: statistics.median(medians) for name, medians in taken.items()}
+            turn[name] = ways[name]()
+            void |= look.between()
+        if not void:  # which it never is when all the time for waiting is used up
+            taken.append(turn)
+    return {name: statistics.median(turn[name] for turn in taken) for name in ways}
 
 
 def feeds_of(job: dict[str, Any]) -> list[Feeds]:
