@@ -57,7 +57,7 @@ class Watcher:
         self._bars.stop()
 
     def expect(self, cells: Mapping[str, tuple[str, str, float]], budget_s: float | None = None) -> None:
-        """What will be done, within the budget: by cell its device, its title and the seconds it is expected to take."""
+        """What will be done within the budget: by cell its device, its title and the seconds it is expected to take."""
         for cell, (device, title, seconds) in cells.items():
             if device not in self._devices:
                 self._devices[device] = Device(self._bars.add_task(device, total=None, left=""))
