@@ -6,11 +6,11 @@
 One table of ratios. A round is a fresh process that loads the artefact three times: for the bare loop, for a second
 bare loop (what two loads of the same thing differ by: the A/A column), and for deploybench. LoadGen, pytest-benchmark
 and Polygraphy drive the bare loop's own session. All take turns of a few inferences, as many each, so that a busy
-moment of the machine hits all alike; in the opposite order in every other round (A B C, C B A). Turns beside a
-neighbour on the core of a virtual machine are void for all ways, and taken again (`bench/evidence/yardstick.py`). A
-ratio is taken within its round, from the medians of the turns' medians. The bare loops call the runtime as its
-documents say and make the copies that deploybench's interface promises: feeds unchanged, outputs owned by the caller.
-Every round holds the machine's lease, and waits for it.
+moment of the machine hits all alike; who follows whom is drawn by lot, for what one leaves behind slows the next.
+Turns beside a neighbour on the core of a virtual machine are void for all ways, and taken again
+(`bench/evidence/yardstick.py`). A ratio is taken within its round, from the medians of the turns' medians. The bare
+loops call the runtime as its documents say and make the copies that deploybench's interface promises: feeds unchanged,
+outputs owned by the caller. Every round holds the machine's lease, and waits for it.
 
 Target on a quiet machine: the median ratio within 0.5 % or the spread of the A/A column, whichever is more. A model of
 a few microseconds has no such target, there the column `added` says what a call of ours costs beside a bare one.
@@ -24,6 +24,7 @@ import json
 import math
 import os
 import platform
+import random
 import select
 import statistics
 import subprocess
@@ -53,8 +54,8 @@ from bench.worker.lease import Lease
 
 MODELS = ("squeezenet", "shufflenet", "mobilenet_v2", "tiny_cnn")
 BACKENDS = ("ort-cpu", "ncnn", "mnn")
-# What loads of the same artefact differ by is more than what turns do, so rounds are many and short; a multiple of six,
-# so that each load comes first as often as the others, in both orders of the turns.
+# What loads of the same artefact differ by is more than what turns do, so rounds are many and short; a multiple of
+# three, so that each load comes first as often as the others.
 ROUNDS, QUICK_ROUNDS = 12, 3
 WINDOW_S, QUICK_WINDOW_S = 0.25, 0.2
 WARM_UP_S = 0.1
@@ -184,16 +185,24 @@ def latency(job: dict[str, Any]) -> dict[str, float]:
 
 
 def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int, look: Yardstick) -> dict[str, float]:
-    """The median of each way's turns: A B C, A B C; the other way round in every other round.
+    """The median of each way's turns, in an order that is drawn anew for each.
 
-    None has two turns in a row: it would find its weights in the CPU's caches, and the others theirs not. All have as
-    many inferences in a turn, for the same reason: the first ones of a longer turn would weigh less.
+    In a fixed order each would follow the same other one: after a turn of pytest-benchmark the next one's inferences
+    take 0.3 % longer (shufflenet on ONNX Runtime, 180 turns each, x86-64, 2026-11). None has two turns in a row: it
+    would find its weights in the CPU's caches, and the others theirs not. All have as many inferences in a turn, for
+    the same reason: the first ones of a longer turn would weigh less.
     """
+    lot = random.Random(number)
+    names = list(ways)
     taken: list[dict[str, float]] = []
     look.begin()
     while len(taken) < turns:
+        last = names[-1]
+        lot.shuffle(names)
+        if names[0] == last:
+            names.reverse()
         turn, void = {}, False
-        for name in ways if number % 2 == 0 else reversed(ways):
+        for name in names:
             turn[name] = ways[name]()
             void |= look.between()
         if not void:  # which it never is when all the time for waiting is used up
