@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bare import Run
+from bare import AHEAD, Run, ahead
 
 from bench.interface import Feeds, Session
 
@@ -84,7 +84,7 @@ def loadgen_single_stream(run: Run, feeds: list[Feeds], count: int) -> float:
     settings = loadgen_settings("SingleStream", count)
     settings.max_query_count = count
     settings.single_stream_expected_latency_ns = 1_000_000
-    run(feeds[-1])
+    ahead(run, feeds)
     return figure(loadgen(settings, issue), "50.00 percentile latency (ns)")
 
 
@@ -102,7 +102,7 @@ def pedantic(run: Run, feeds: list[Feeds], count: int) -> float:
     text = (
         "def test_it(benchmark, target):\n"
         "    run, feed, count, medians = target\n"
-        "    benchmark.pedantic(run, args=(feed,), rounds=count, iterations=1, warmup_rounds=1)\n"
+        f"    benchmark.pedantic(run, args=(feed,), rounds=count, iterations=1, warmup_rounds={AHEAD})\n"
         "    medians.append(benchmark.stats.stats.median * 1e9)\n"
     )
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -119,7 +119,7 @@ def polygraphy(session: Any, feeds: list[Feeds], count: int) -> float:
 
     taken: list[float] = []
     with contextlib.redirect_stdout(io.StringIO()), OnnxrtRunner(session) as runner:
-        runner.infer(feeds[-1])
+        ahead(runner.infer, feeds)
         while len(taken) < count:
             runner.infer(feeds[len(taken) % len(feeds)])
             taken.append(runner.last_inference_time() * 1e9)
