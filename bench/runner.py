@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -57,8 +58,6 @@ SPENT = "the budget is spent"
 TOO_WIDE = "as many trials as allowed; the interval is wider than the target"
 # Further trials when others were using the machine: as many again, and no more.
 NOISE_FACTOR = 2
-# Peaks that were measured beside a neighbour are told by readings that are this much shorter; a neighbour makes 10 %.
-OUTDONE = 0.97
 
 
 class Progress(Protocol):
@@ -154,14 +153,12 @@ class Running:
         fastest = fastest_ns(self._line, self._trials)
         return None if fastest is None or most >= 1 else Alone(fastest, most, ALONE_WAIT_S)
 
-    def _doubt_peaks(self) -> None:
-        """Trials on a core that is left alone show whether a neighbour was there when the peaks were measured."""
+    def _teach(self) -> None:
+        """A neighbour may have been there when the peaks were measured: trials show how fast a core is without him."""
         known, fastest = self._line.peaks, fastest_ns(self._line, self._trials)
-        if known is not None and known.core_ns and fastest is not None and fastest < known.core_ns * OUTDONE:
-            try:
-                self._peaks.forget(self.case.options)
-            except BenchError:
-                return  # of what is kept nothing can be taken out: the trials know better all the same
+        if known is not None and known.core_ns and fastest is not None and fastest < known.core_ns:
+            with suppress(BenchError):  # where nothing can be kept: these trials know it all the same
+                self._peaks.learn(known.numpy, fastest)
 
     def noisy(self, line: TrialLine) -> bool:
         """Whether others disturbed this trial, as far as is known by now."""
@@ -217,7 +214,7 @@ class Running:
 
     def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
         """No more trials come; what new shapes cost is looked at last, where it was asked for and the case is ok."""
-        self._doubt_peaks()
+        self._teach()
         tried = self._new_shapes() if error is None else None
         self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error, new_shapes=tried)
         self._file.append(self._end)

@@ -430,6 +430,7 @@ class Place:
 
     def __init__(self, folder, foreign):
         self.cache, self.foreign, self.asked, self.said = Cache(folder), foreign, 0, []
+        self.core_ns = 1000
         self.host = self
         self.python = "python"
         self.say = self.said.append
@@ -445,7 +446,8 @@ class Place:
     def ask(self, verb, args, limit_s):
         assert (verb, args["threads"]) == ("peaks", 2)
         self.asked += 1
-        return {"flop_per_s": 1e9, "copy_bytes_per_s": 1e9, "threads": 2, "foreign_cpu": self.foreign}, b""
+        rates = {"flop_per_s": 1e9, "copy_bytes_per_s": 1e9, "threads": 2, "foreign_cpu": self.foreign}
+        return {**rates, "core_ns": self.core_ns, "numpy": "2.4.6"}, b""
 
 
 def asked(tmp_path, monkeypatch, foreign):
@@ -474,6 +476,34 @@ def test_peaks_of_a_busy_machine_are_not_kept_and_asked_for_once_per_run(tmp_pat
     assert place.asked == 1
     place.foreign = None  # not known is not busy
     assert peaks.Peaks(place, "board").of(None, Options(threads=2))["flop_per_s"] == 1e9
+
+
+def test_how_fast_a_core_is_counts_for_all_peaks_and_is_not_forgotten(tmp_path, monkeypatch):
+    place = asked(tmp_path, monkeypatch, 0.01)
+    two, one_cpu = Options(threads=2), Options(threads=2, cpus=(0,))
+    run = peaks.Peaks(place, "board")
+    assert run.of(None, two)["core_ns"] == 1000
+    place.core_ns = 990  # of other options: a little faster, and that counts for all
+    assert run.of(None, one_cpu)["core_ns"] == 990
+    assert run.of(None, two)["core_ns"] == 990
+    run.learn("2.4.6", 995.5)  # slower than what is known
+    run.learn("2.0.0", 500)  # another arithmetic
+    assert run.of(None, two)["core_ns"] == 990
+    assert place.asked == 2
+    run.learn("2.4.6", 899.5)  # seen in trials: a neighbour was there when both were measured
+    assert run.of(None, two)["core_ns"] == 900
+    again = peaks.Peaks(place, "board")
+    place.core_ns = 1100  # and there he is again
+    assert again.of(None, two)["core_ns"] == 900
+    assert again.of(None, two)["core_ns"] == 900
+    assert place.asked == 3
+    assert place.said[-2:] == [
+        "a neighbour slowed this machine when its peak was measured",
+        "measuring what this machine can do at most (once)",
+    ]
+    assert peaks.Peaks(place, "other board").of(None, two)["core_ns"] == 1100
+    place.cache.clean("peaks")  # the machine has become another
+    assert peaks.Peaks(place, "board").of(None, two)["core_ns"] == 1100
 
 
 def test_a_device_measures_its_peaks(monkeypatch):

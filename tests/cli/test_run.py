@@ -200,6 +200,24 @@ def test_unknown_noise_is_not_published(cli, mlp_path, tmp_path):
     assert "too short to tell" in record["why"]
 
 
+def test_trials_show_that_a_neighbour_was_there_when_the_peaks_were_measured(cli, mlp_path, tmp_path):
+    def run(number):
+        fake(cli, tmp_path / str(number), mlp_path, env={"DEPLOYBENCH_CACHE": str(tmp_path / "cache")})
+        (journal,) = (tmp_path / str(number) / "records").rglob("*.jsonl")
+        return json.loads(journal.read_text().splitlines()[0])["peaks"]
+
+    if not run(1)["virtual"]:
+        pytest.skip("not a virtual machine: its kernel sees all neighbours")
+    for manifest in (tmp_path / "cache" / "peaks").rglob("*.json"):
+        entry = json.loads(manifest.read_text())
+        entry["facts"]["core_ns"] *= 10
+        manifest.write_text(json.dumps(entry))
+    slow = run(2)["core_ns"]  # what is kept is believed until trials know better
+    measured_anew = run(3)
+    assert measured_anew["core_ns"] < slow / 2
+    assert run(4) == measured_anew
+
+
 def test_one_broken_case_does_not_cost_the_others(cli, mlp_path, tmp_path):
     result = cli(
         "run", str(mlp_path), "--batch", "1", "-b", "fake", "-b", "reference", "-o", "fake:fault=crash", *FAST,
