@@ -89,6 +89,7 @@ def test_it_begins_when_nobody_else_is_on_the_core(monkeypatch, readings, kept):
     here.begin()
     assert here.readings_ns == kept
     assert (here.waited_s > 0) == (len(readings) > 1)
+    assert here.void_s == 0  # nothing was timed yet
     assert next(left, "all read") == "all read"
 
 
@@ -96,7 +97,7 @@ def test_what_was_timed_beside_somebody_else_is_void_and_he_is_waited_for(monkey
     here, left = standing_in(monkeypatch, [1005, 1110, 1110, 1001, 1002])
     assert [here.between() for _ in range(3)] == [False, True, False]
     assert here.readings_ns == [1005, 1001, 1002]  # of what counts
-    assert here.waited_s > 0
+    assert here.waited_s == here.void_s > 0
     assert next(left, "all read") == "all read"
 
 
@@ -154,6 +155,21 @@ def test_what_a_neighbour_takes_makes_a_trial_noisy_in_a_virtual_machine_only():
         real = msgspec.structs.replace(HERE, peaks=msgspec.structs.replace(VIRTUAL, virtual=False))
         assert core.fastest_ns(real, [one]) is None
         assert not folds.noisy(one, 0.03, None)
+
+
+def test_who_was_there_for_much_of_the_time_makes_a_trial_noisy_though_the_rest_looks_clean():
+    def lost(void_s, bracket_s=1.0):
+        facts = r.CoreFacts(readings_ns=[1000], waited_s=void_s + 1, void_s=void_s)
+        return trial(core=facts, bracket_ns=round(bracket_s * 1e9))
+
+    assert [core.crowded(one) for one in (trial(), lost(0.0), lost(1.0), lost(0.3, 0.9))] == [0, 0, 0.5, 0.25]
+    assert not folds.noisy(lost(0.3, 0.9), 0.03, 1000)
+    assert folds.noisy(lost(0.4), 0.03, 1000)
+    assert not folds.noisy(lost(0.4), 1.0, 1000)
+    assert not folds.noisy(lost(0.4), 0.03, None)  # no virtual machine
+    told = folded.noise([lost(0.1), lost(1.0)], 0.03, 1000)
+    assert told == "a neighbour of this virtual machine, unseen from inside, was there for up to 50% of the time"
+    assert folds.fold(HERE, [lost(1.0), lost(0.5), lost(0.0)], None).status != "ok"
 
 
 def test_the_fastest_is_of_the_machine_or_of_a_trial():

@@ -52,7 +52,7 @@ class Alone:
 class Yardstick:
     """The arithmetic, done by the thread that made it; the readings that count, and the seconds lost to others.
 
-    `pauses`: while it was waited for them between two inferences.
+    `void_s`: those of them that were lost between two inferences. `pauses`: while it was waited there.
 
     `threads`: of what is measured. With one, the CPU that the thread is on counts; with several, the slowest of those
     that it may use. Without `alone` nothing is waited for.
@@ -65,6 +65,7 @@ class Yardstick:
         self._alone = alone
         self.readings_ns: list[int] = []
         self.waited_s = 0.0
+        self.void_s = 0.0
         self.pauses: list[tuple[Snapshot, Snapshot]] = []
         self._asked_s: float | None = None
 
@@ -85,10 +86,12 @@ class Yardstick:
         ns = self._taken(GLANCE_WARM_NS, GLANCE_PRODUCTS)
         void = self._shared(ns)
         if void:
+            before_s = self.waited_s
             self.waited_s += stretch_s
             begin = snapshot()
             ns = self._waited(ns)
             self.pauses.append((begin, snapshot()))
+            self.void_s += self.waited_s - before_s
         self._keep(ns)
         self._asked_s = time.monotonic()
         return void

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.fold.core import fastest_ns, slowed
+from bench.fold.core import MOST_LOST, crowded, fastest_ns, slowed
 from bench.fold.evidence import cold_start, evidence_of, first_cold, memory, noise, restarts, spread
 from bench.fold.gpu import shared
 from bench.fold.grade import low_precision, reached, required
@@ -120,7 +120,8 @@ def quiet_ones(case: CaseLine, trials: Sequence[TrialLine]) -> list[TrialLine]:
 def noisy(trial: TrialLine, max_foreign_cpu: float, fastest: float | None = None) -> bool:
     """Whether others used more of the machine during the timed loop than was allowed, or it cannot be told.
 
-    Or slowed its CPU by more than that, where the `fastest` reading is known (bench/fold/core.py).
+    Or slowed its CPU by more than that, or were there for much of the time, where the `fastest` reading is known
+    (bench/fold/core.py).
 
     A CPU or GPU that was throttled, or a GPU that others used too, is another machine than the one that was to be
     measured: noisy, whatever is allowed. Not so in a soak, which is made to see that: what its slices saw is not in
@@ -130,6 +131,8 @@ def noisy(trial: TrialLine, max_foreign_cpu: float, fastest: float | None = None
         return True
     if not trial.load or max_foreign_cpu >= 1:
         return False
+    if fastest is not None and crowded(trial) > MOST_LOST:
+        return True
     taken = slowed(trial, fastest) or 0.0
     return trial.load.foreign_cpu is None or max(trial.load.foreign_cpu, taken) > max_foreign_cpu
 

@@ -3,9 +3,14 @@
 Only a virtual machine has such neighbours. Elsewhere the kernel knows who else runs and sets the clocks itself, so
 readings are kept there and judge nothing: a clock that falls by itself is no neighbour.
 
-Source of the bound, the same 3 % as for the CPU that the kernel sees others use: of squeezenet's processes on ONNX
-Runtime, those whose readings were on average up to 3 % above the fastest had medians 0.4 to 0.6 % apart (standard
+Source of the first bound, the same 3 % as for the CPU that the kernel sees others use: of squeezenet's processes on
+ONNX Runtime, those whose readings were on average up to 3 % above the fastest had medians 0.4 to 0.6 % apart (standard
 deviation), the others 3 to 5 %, and those were 4 to 8 % longer (300 processes on two CPUs, x86-64, 2026-11).
+
+Source of the second: who is there for much of the time does to memory and its caches what the yardstick, which hardly
+needs them, does not show, and in the gaps that he leaves. Of squeezenet's processes with clean readings all six on
+ONNX Runtime and MNN that had lost more than a quarter of their time to him, waits before the loop included, were 5 to
+18 % longer than the best tenth; of the 44 that had lost none nine in ten were at most 1.5 to 2.8 %, on ncnn, too.
 """
 
 from __future__ import annotations
@@ -14,6 +19,9 @@ import statistics
 from collections.abc import Iterable
 
 from bench.record import CaseLine, TrialLine
+
+# Of a trial's time so much may be lost to a neighbour.
+MOST_LOST = 0.25
 
 
 def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
@@ -33,3 +41,10 @@ def slowed(trial: TrialLine, fastest: float | None) -> float | None:
     if fastest is None or trial.core is None or not trial.core.readings_ns:
         return None
     return max(0.0, statistics.mean(trial.core.readings_ns) / fastest - 1)
+
+
+def crowded(trial: TrialLine) -> float:
+    """Of the time in which a trial's inferences were timed, the share that was lost to a neighbour."""
+    if trial.core is None or not trial.core.void_s:
+        return 0.0
+    return trial.core.void_s / (trial.core.void_s + (trial.bracket_ns or 0) / 1e9)

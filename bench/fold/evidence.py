@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from bench.fold.core import slowed
+from bench.fold.core import MOST_LOST, crowded, slowed
 from bench.fold.gpu import gpu_of, shared
 from bench.record import (
     CaseLine,
@@ -77,6 +77,9 @@ def emulated(trial: TrialLine) -> str:
     return of_machine or (trial.placement.emulated if trial.placement else "")
 
 
+_NEIGHBOUR = "a neighbour of this virtual machine, unseen from inside,"
+
+
 def noise(trials: Sequence[TrialLine], max_foreign_cpu: float, fastest: float | None = None) -> str:
     """In words, why these trials were noisy. What the kernel saw comes before what only the yardstick did."""
     throttled = [t.observed.throttle for t in trials if t.observed and t.observed.throttled]
@@ -89,7 +92,10 @@ def noise(trials: Sequence[TrialLine], max_foreign_cpu: float, fastest: float | 
         return next((t.load.reason for t in trials if t.load), "") or "the load cannot be told"
     taken = max((slowed(t, fastest) or 0.0 for t in trials), default=0.0)
     if max(shares) <= max_foreign_cpu and taken > max_foreign_cpu:
-        return f"a neighbour of this virtual machine, unseen from inside, slowed the CPU by up to {taken:.0%}"
+        return f"{_NEIGHBOUR} slowed the CPU by up to {taken:.0%}"
+    lost = max(map(crowded, trials), default=0.0)
+    if max(shares) <= max_foreign_cpu and fastest is not None and lost > MOST_LOST:
+        return f"{_NEIGHBOUR} was there for up to {lost:.0%} of the time"
     return f"others used up to {max(shares):.0%} of the CPU during the timed loop"
 
 

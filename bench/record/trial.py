@@ -75,6 +75,7 @@ class CoreFacts(Value, frozen=True):
 
     readings_ns: list[int]
     waited_s: float = 0.0
+    void_s: float = 0.0
 
 
 class ClusterFacts(Value, frozen=True):

@@ -265,7 +265,7 @@ def check_feeds(signature: Signature, feeds: Mapping[str, Any]) -> None:
 
 
 def _core(yardstick: Yardstick) -> dict[str, Any]:
-    return {"readings_ns": yardstick.readings_ns, "waited_s": yardstick.waited_s}
+    return {"readings_ns": yardstick.readings_ns, "waited_s": yardstick.waited_s, "void_s": yardstick.void_s}
 
 
 def _trees(outputs: Outputs, buffers: list[Any]) -> dict[str, Any]:
