@@ -6,13 +6,15 @@ import time
 from collections.abc import Callable
 
 from bench.case import Settings
+from bench.evidence.yardstick import Alone
 from bench.place import Wait
 from bench.record import TrialLine
 
 # After a noisy trial: most neighbours (a compiler, a browser, an update) pause for seconds, not for minutes.
 WAIT_AFTER_NOISE_S = 5.0
 # So much a trial may lose to those who share its core, where they can be told: waiting until it is left alone, and
-# stretches that were timed in vain. In a virtual machine they mostly come and go within seconds.
+# stretches that were timed in vain. In a virtual machine they mostly come and go within seconds. Who asks for a longer
+# wait for quiet waits so long for this quiet, too.
 ALONE_WAIT_S = 3.0
 # A cooled-down processor is as cool as at the begin of the run, to within the resolution of common sensors (1 C) and
 # the noise of one reading (1 C). Rule of thumb.
@@ -66,3 +68,10 @@ class Calm:
         self._noisy = noisy
         if self._max_c is None and line.waited and line.waited.temperature_c is not None:
             self._max_c = line.waited.temperature_c + COOL_WITHIN_C
+
+
+def alone(settings: Settings, fastest_ns: float | None) -> Alone | None:
+    """What to wait for in a trial, where neighbours on the core can be told."""
+    if fastest_ns is None or settings.max_foreign_cpu >= 1:
+        return None
+    return Alone(fastest_ns, settings.max_foreign_cpu, max(ALONE_WAIT_S, settings.cooldown_s or 0.0))

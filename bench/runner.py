@@ -29,7 +29,7 @@ from bench.case import (
 from bench.errors import BenchError
 from bench.evidence.yardstick import Alone
 from bench.fold import fastest_ns, fold, noisy, quiet_ones
-from bench.pace import ALONE_WAIT_S, Calm, Pace
+from bench.pace import Calm, Pace, alone
 from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
 from bench.preparation import Preparation
@@ -148,10 +148,7 @@ class Running:
         return line
 
     def _alone(self) -> Alone | None:
-        """What to wait for in the next trial, where neighbours can be told."""
-        most = self._settings.max_foreign_cpu
-        fastest = fastest_ns(self._line, self._trials)
-        return None if fastest is None or most >= 1 else Alone(fastest, most, ALONE_WAIT_S)
+        return alone(self._settings, fastest_ns(self._line, self._trials))
 
     def _teach(self) -> None:
         """A neighbour may have been there when the peaks were measured: trials show how fast a core is without him."""

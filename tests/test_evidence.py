@@ -22,11 +22,12 @@ from bench import record as r
 from bench.artifacts import prepare
 from bench.cache import Cache
 from bench.evidence import clocks, load, quiet, watch
+from bench.evidence.yardstick import Alone
 from bench.fold import evidence as folded
 from bench.hosts.local import LocalHost
 from bench.interface import Options, Plan
 from bench.models import resolve
-from bench.pace import ALONE_WAIT_S, COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Calm, Pace
+from bench.pace import ALONE_WAIT_S, COOL_WITHIN_C, WAIT_AFTER_NOISE_S, Calm, Pace, alone
 from bench.parity.compare import TOLERANCES
 from bench.place import Place, Wait
 from bench.registry import complete_options, find
@@ -470,6 +471,14 @@ def test_a_cooldown_is_to_the_temperature_of_the_first_wait():
         calm.learn(trial(waited=waited), noisy=False)
         assert calm.wait().max_temperature_c == 40.0 + COOL_WITHIN_C
     assert calm.wait().seconds == 60.0
+
+
+def test_a_core_that_is_left_alone_is_waited_for_where_that_can_be_told_and_as_long_as_a_cooldown():
+    assert alone(Settings(), None) is None
+    assert alone(Settings(max_foreign_cpu=1.0), 1000) is None
+    assert alone(Settings(), 1000) == Alone(1000, 0.03, ALONE_WAIT_S)
+    assert alone(Settings(cooldown_s=1.0), 1000).limit_s == ALONE_WAIT_S
+    assert alone(Settings(cooldown_s=60.0), 1000).limit_s == 60.0
 
 
 class Clock:

@@ -106,7 +106,8 @@ measure_options = stacked(
         "--cooldown",
         type=click.FloatRange(1, 3600),
         metavar="SECONDS",
-        help="Before each trial, wait at most so long until the machine is quiet and cool.  [default: 5 after noise]",
+        help="Before each trial, wait at most so long until the machine is quiet and cool, and in a virtual machine "
+        "as long again until the core is left alone.  [default: 5 after noise, 3]",
     ),
     click.option(
         "--spread",
