@@ -45,6 +45,7 @@ from bench.cli.chosen import Wanted, cases, place
 from bench.cli.options import default_cache
 from bench.evidence.clocks import virtual
 from bench.evidence.yardstick import Alone, Yardstick, fastest_ns
+from bench.fold.core import MOST_LOST
 from bench.interface import Feeds, Options, Plan, Session
 from bench.measure import loop, scenarios, server
 from bench.measure.streams import RealWorld, ThreadStream
@@ -195,9 +196,11 @@ def latency(job: dict[str, Any]) -> dict[str, float] | None:
             ways["Polygraphy"] = lambda: harnesses.polygraphy(raw, feeds, count)
     alone = Alone(job["fastest_ns"], MAX_FOREIGN_CPU, ALONE_WAIT_S)
     look = Yardstick(1, alone)
+    begin = time.monotonic()
     found = by_turns(ways, turns, job["number"], look)
-    shared = look.readings_ns and statistics.mean(look.readings_ns) > alone.fastest_ns * (1 + alone.slack)
-    return None if shared else found
+    crowded = look.void_s > MOST_LOST * (time.monotonic() - begin)
+    slowed = look.readings_ns and statistics.mean(look.readings_ns) > alone.fastest_ns * (1 + alone.slack)
+    return None if crowded or slowed else found
 
 
 def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int, look: Yardstick) -> dict[str, float]:
@@ -317,7 +320,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def told(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.4f} ±{spread(values):.4f}" if values else "-"
+    if len(values) < 2:
+        return f"{values[0]:.4f}" if values else "-"
+    return f"{statistics.median(values):.4f} ±{spread(values):.4f}"
 
 
 def print_latency(found: Sequence[tuple[dict[str, Any], list[dict[str, float]]]]) -> None:
