@@ -133,7 +133,6 @@ class Running:
             tolerance=self._tolerance,
             plan=self._settings.plan,
             scenario=self.case.scenario,
-            alone=self._alone(),
             keep=self._keep_slice,
         )
         self._spent_s = time.monotonic() - begin

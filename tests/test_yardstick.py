@@ -162,7 +162,7 @@ def test_who_was_there_for_much_of_the_time_makes_a_trial_noisy_though_the_rest_
         facts = r.CoreFacts(readings_ns=[1000], waited_s=void_s + 1, void_s=void_s)
         return trial(core=facts, bracket_ns=round(bracket_s * 1e9))
 
-    assert [core.crowded(one) for one in (trial(), lost(0.0), lost(1.0), lost(0.3, 0.9))] == [0, 0, 0.5, 0.25]
+    assert [core.crowded(one, 1000) for one in (trial(), lost(0.0), lost(1.0), lost(0.3, 0.9))] == [0, 0, 0.5, 0.25]
     assert not folds.noisy(lost(0.3, 0.9), 0.03, 1000)
     assert folds.noisy(lost(0.4), 0.03, 1000)
     assert not folds.noisy(lost(0.4), 1.0, 1000)

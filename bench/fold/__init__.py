@@ -131,7 +131,7 @@ def noisy(trial: TrialLine, max_foreign_cpu: float, fastest: float | None = None
         return True
     if not trial.load or max_foreign_cpu >= 1:
         return False
-    if fastest is not None and crowded(trial) > MOST_LOST:
+    if crowded(trial, fastest) > MOST_LOST:
         return True
     taken = slowed(trial, fastest) or 0.0
     return trial.load.foreign_cpu is None or max(trial.load.foreign_cpu, taken) > max_foreign_cpu

@@ -18,8 +18,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
+from bench.evidence.yardstick import fastest_of
 from bench.record import CaseLine, TrialLine
 
+# Beside somebody who hardly ever leaves few of a trial's readings are of a core left alone.
+SHARE_ALONE = 0.1
 # Of a trial's time so much may be lost to a neighbour.
 MOST_LOST = 0.25
 
@@ -27,12 +30,11 @@ MOST_LOST = 0.25
 def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
     """The shortest that is known of this machine, from when its peaks were measured or from one of these trials.
 
-    Of a trial the lower tenth: beside somebody who hardly ever leaves few of its readings are of a core left alone.
     None where there is nobody that the kernel cannot see, or nothing is known.
     """
     if case.peaks is None or not case.peaks.virtual:
         return None
-    known = [sorted(t.core.readings_ns)[len(t.core.readings_ns) // 10] for t in trials if t.core and t.core.readings_ns]
+    known = [fastest_of(t.core.readings_ns, SHARE_ALONE) for t in trials if t.core and t.core.readings_ns]
     return min([*known, *([case.peaks.core_ns] if case.peaks.core_ns else [])], default=None)
 
 
@@ -43,8 +45,8 @@ def slowed(trial: TrialLine, fastest: float | None) -> float | None:
     return max(0.0, statistics.mean(trial.core.readings_ns) / fastest - 1)
 
 
-def crowded(trial: TrialLine) -> float:
+def crowded(trial: TrialLine, fastest: float | None) -> float:
     """Of the time in which a trial's inferences were timed, the share that was lost to a neighbour."""
-    if trial.core is None or not trial.core.void_s:
+    if fastest is None or trial.core is None or not trial.core.void_s:
         return 0.0
     return trial.core.void_s / (trial.core.void_s + (trial.bracket_ns or 0) / 1e9)

@@ -90,12 +90,11 @@ def noise(trials: Sequence[TrialLine], max_foreign_cpu: float, fastest: float | 
     shares = [t.load.foreign_cpu for t in trials if t.load and t.load.foreign_cpu is not None]
     if not shares:
         return next((t.load.reason for t in trials if t.load), "") or "the load cannot be told"
-    taken = max((slowed(t, fastest) or 0.0 for t in trials), default=0.0)
-    if max(shares) <= max_foreign_cpu and taken > max_foreign_cpu:
-        return f"{_NEIGHBOUR} slowed the CPU by up to {taken:.0%}"
-    lost = max(map(crowded, trials), default=0.0)
-    if max(shares) <= max_foreign_cpu and fastest is not None and lost > MOST_LOST:
-        return f"{_NEIGHBOUR} was there for up to {lost:.0%} of the time"
+    if max(shares) <= max_foreign_cpu:
+        if (taken := max(slowed(t, fastest) or 0.0 for t in trials)) > max_foreign_cpu:
+            return f"{_NEIGHBOUR} slowed the CPU by up to {taken:.0%}"
+        if (lost := max(crowded(t, fastest) for t in trials)) > MOST_LOST:
+            return f"{_NEIGHBOUR} was there for up to {lost:.0%} of the time"
     return f"others used up to {max(shares):.0%} of the CPU during the timed loop"
 
 
