@@ -205,22 +205,27 @@ def with_task(line: CaseLine, case: Case, place: Place, task: Task | None) -> Ca
 
 
 def with_work(line: CaseLine, case: Case, place: Place, peaks: Peaks) -> CaseLine:
-    """With what the model computes and what the place can do at most. The case is measured without them, too."""
+    """With what the model computes and what the place can do at most. The case is measured without them, too.
+
+    The place is asked even where the model multiplies nothing: it says how fast a core is that is left alone.
+    """
     counts, found = None, None
-    reason = ""
+    reasons = []
     try:
         counts = counted(case.resolved.model, place.cache)
-        if counts.macs:
-            found = peaks.of(case.backend, case.options)
-        else:
-            reason = "the model multiplies nothing that is counted"
+        if not counts.macs:
+            reasons.append("the model multiplies nothing that is counted")
     except BenchError as error:
-        reason = public(error.message)
+        reasons.append(public(error.message))
+    try:
+        found = peaks.of(case.backend, case.options)
+    except BenchError as error:
+        reasons.append(public(error.message))
     return msgspec.structs.replace(
         line,
         counts=msgspec.convert(counts, record.CountFacts | None, from_attributes=True),
         peaks=msgspec.convert(found, record.PeakFacts | None),
-        work_reason=reason,
+        work_reason="; ".join(reasons),
     )
 
 

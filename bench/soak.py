@@ -6,6 +6,7 @@ written: nothing of that is timed.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 
 from bench import record
+from bench.evidence.yardstick import Alone
 from bench.interface import Outputs, Plan
 from bench.store import now
 from bench.worker.client import Worker
@@ -39,6 +41,8 @@ class Soak:
     index: int
     limit_s: float
     """What a stretch may take beyond its own time."""
+    alone: Alone | None = None
+    """What a core that is left alone takes, where that can be told. Nobody is waited for."""
 
     @property
     def stretch_s(self) -> float:
@@ -78,16 +82,27 @@ def measure(
         keep(_line(soak, len(answers), began_at, at_s - begin, answer))
         right = judge(outputs, answer["feed_index"])
         if int(SAY * measured_s / soak.seconds) < int(SAY * (measured_s + stretch_s) / soak.seconds):
-            say(f"soak: {measured_s + stretch_s:.0f} of {soak.seconds:.0f} s{_others(answer)}")
+            say(f"soak: {measured_s + stretch_s:.0f} of {soak.seconds:.0f} s{_others(answer, soak.alone)}")
         measured_s += stretch_s
         answers.append({**answer, "outputs": None})
     return _facts(answers, TIME_IS_UP if right else "its answers are wrong")
 
 
-def _others(answer: dict[str, Any]) -> str:
+def _others(answer: dict[str, Any], alone: Alone | None) -> str:
     """A word in time: whoever waits for an hour wants to know at once that it will be noisy."""
     share = answer["load"]["foreign_cpu"]
-    return f"; others are using {share:.0%} of the CPU" if (share or 0.0) > record.MAX_FOREIGN_CPU else ""
+    if (share or 0.0) > record.MAX_FOREIGN_CPU:
+        return f"; others are using {share:.0%} of the CPU"
+    core_ns = _core_ns(answer)
+    if alone is None or core_ns is None or core_ns <= alone.fastest_ns * (1 + alone.slack):
+        return ""
+    return f"; the CPU is {core_ns / alone.fastest_ns - 1:.0%} slower than it can be"
+
+
+def _core_ns(answer: dict[str, Any]) -> int | None:
+    """The yardstick's mean over a stretch; None without a reading."""
+    readings = answer["core"]["readings_ns"]
+    return round(statistics.fmean(readings)) if readings else None
 
 
 def _next_s(soak: Soak, measured_s: float) -> float:
@@ -114,6 +129,7 @@ def _line(soak: Soak, number: int, began_at: str, at_s: float, answer: dict[str,
         load=record.LoadFacts(**answer["load"]),
         observed=msgspec.structs.replace(observed, timeline=[]) if observed else None,
         rss_bytes=answer["rss_bytes"],
+        core_ns=_core_ns(answer),
     )
 
 
@@ -126,6 +142,7 @@ def _facts(answers: list[dict[str, Any]], stopped_by: str) -> dict[str, Any]:
         "bracket_ns": sum(a["bracket_ns"] for a in answers),
         "fits": all(a["fits"] for a in answers),
         "load": whole_load([record.LoadFacts(**a["load"]) for a in answers]),
+        "core": record.CoreFacts(readings_ns=[ns for a in answers for ns in a["core"]["readings_ns"]]),
         "peak_rss_bytes": last["peak_rss_bytes"],
         "placement": last["placement"],
         "affinity": last["affinity"],

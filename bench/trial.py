@@ -179,7 +179,7 @@ class Trial:
 
     def _soak(self, worker: Worker, limits: Limits, seconds: float) -> None:
         cold, index = self._facts["cold"], self._facts["index"]
-        wanted = soak.Soak(seconds, cold.first_run_s, self._plan.case_id, index, limits.measure)
+        wanted = soak.Soak(seconds, cold.first_run_s, self._plan.case_id, index, limits.measure, self._plan.alone)
 
         def judge(outputs: Outputs, feed: int) -> bool:
             self._judge(outputs, feed, "verify")

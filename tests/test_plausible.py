@@ -542,6 +542,20 @@ def test_a_run_says_how_much_was_computed(cli, mlp_path):
     assert record.work.least_ns <= 1
 
 
+def test_how_fast_a_free_core_is_is_known_of_a_model_that_multiplies_nothing(cli, tmp_path):
+    """A tree, a lookup: nothing is too fast for it, but neighbours slow it as any other."""
+    net = Net(x=(1, 64))
+    net.add("Relu", "x")
+    onnx.save(net.model(), tmp_path / "relu.onnx")
+    done = cli("run", tmp_path / "relu.onnx", "-b", "ort-cpu", "--trials", "1", "--max-foreign-cpu", "1", "--json")
+    record = r.Record.from_json(done.stdout.encode())
+    assert (done.code, record.status) == (0, "ok")
+    assert record.work.peaks.core_ns > 0
+    assert record.work.flop_per_s is record.work.share_of_peak is record.work.least_ns is None
+    assert record.work.reason == "the model multiplies nothing that is counted"
+    assert (words.gigaflops(record), words.of_peak(record)) == ("–", "–")
+
+
 def test_models_says_how_much_a_model_computes(cli):
     done = cli("models", "tiny_mlp", "tiny_dynamic", "--json")
     fixed, dynamic = (msgspec.json.decode(line) for line in done.stdout.splitlines())

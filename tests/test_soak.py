@@ -24,6 +24,7 @@ from bench.report import markdown, picture, words
 from bench.report import soak as told
 from bench.runner import cell_of
 from bench.store import read_lines
+from tests.test_plausible import PEAKS
 
 GOLDEN = Path(__file__).parent / "golden"
 LINES = list(read_lines(GOLDEN / "schema-1.jsonl"))
@@ -123,6 +124,22 @@ def test_a_stretch_lasts_as_long_as_asked_and_keeps_every_duration(clock, ns):
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize(("ns", "looks"), [(1000, soak.LOOKS), (3 * MS, 8), (700 * MS, 2)])
+def test_it_is_looked_between_two_inferences_for_no_time(clock, ns, looks):
+    seen = []
+
+    def look():
+        seen.append(clock.now)
+        clock.now += 50 * MS
+
+    session = Steps(clock, itertools.repeat(ns))
+    found = soak.stretch(session, FEEDS, 2.0, look)
+    assert looks - 1 <= len(seen) <= looks
+    assert 2e9 <= found.bracket_ns <= 2e9 + soak.FOLD_NS // 8 + 2 * ns
+    assert found.histogram.max_ns == ns + 1
+    assert found.fits
+
+
 def test_memory_does_not_grow_with_time(clock, monkeypatch):
     """What is kept at any moment is a chunk and the bins."""
     most = 0
@@ -191,7 +208,9 @@ def bins(*samples_ms):
     return found.max_ns, r.BinsFacts(keys=keys, counts=counts)
 
 
-def part(number, ms, n=100, seconds=10.0, *, foreign=0.001, throttle="", celsius=None, extra=(), began_at="1"):
+def part(
+    number, ms, n=100, seconds=10.0, *, foreign=0.001, throttle="", celsius=None, extra=(), began_at="1", core=None
+):
     max_ns, made = bins(*[ms] * n, *extra)
     seen = r.ObservedFacts(
         seconds=seconds,
@@ -223,6 +242,7 @@ def part(number, ms, n=100, seconds=10.0, *, foreign=0.001, throttle="", celsius
         load=load,
         observed=seen,
         rss_bytes=50 << 20,
+        core_ns=core,
     )
 
 
@@ -295,6 +315,32 @@ def test_a_busy_begin_or_end_is_not_compared(busy, span):
 def test_an_unknown_load_is_not_compared():
     slices = [part(n, 10, foreign=None if n == 0 else 0.001) for n in range(20)]
     assert "not known" in folded(slices).soak.sustained_reason
+
+
+VIRTUAL = replace(PEAKS, core_ns=1000, virtual=True)
+
+
+@pytest.mark.parametrize(("slow", "span"), [(0, "first"), (19, "last")])
+def test_a_begin_or_end_beside_an_unseen_neighbour_is_not_compared(slow, span):
+    slices = [part(n, 10, core=1900 if n == slow else 1000) for n in range(20)]
+    found = folded(slices, peaks=VIRTUAL)
+    assert (found.status, found.soak.sustained) == ("ok", None)
+    assert found.soak.sustained_reason == (
+        f"the CPU was 15% slower than it can be in the {span} 60 s: a neighbour, or its clock"
+    )
+    assert [s.core_slowed for s in found.soak.spans].count(0.0) == 19
+    assert "busy in 1 of 20 slices" in markdown.document([found])
+    assert folded(slices, peaks=replace(VIRTUAL, virtual=False)).soak.sustained == 1.0
+    assert folds.fold(
+        replace(soak_case(peaks=VIRTUAL), max_foreign_cpu=1.0), [soak_trial()], END, slices
+    ).soak.sustained
+
+
+def test_a_soak_beside_an_unseen_neighbour_is_noisy():
+    beside = soak_trial(core=r.CoreFacts(readings_ns=[1000] * 50 + [1100] * 50))
+    found = folded([part(n, 10, core=1050) for n in range(20)], trials=[beside], peaks=VIRTUAL)
+    assert (found.status, round(found.evidence.core_slowed, 3)) == ("noisy", 0.05)
+    assert "up to 5% slower than it can be" in found.why
 
 
 def test_throttling_is_what_a_soak_is_for():
@@ -449,4 +495,6 @@ def test_the_same_record_makes_the_same_picture():
     for said in ("latency, ms", "clock, MHz", "heat, °C", "memory, MiB", "lie above"):
         assert said in first
     assert "heat, °C" not in picture.svg(folded(slower()))
+    assert "CPU slower" not in picture.svg(folded(slower()))
+    assert "CPU slower, %" in picture.svg(folded(slower(core=1000), peaks=VIRTUAL))
     assert "<dc:date>" not in first

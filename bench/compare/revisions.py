@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
 import tarfile
 from pathlib import Path
 
+from bench.archive import unpack
 from bench.errors import UsageError
 
 GIT_S = 120.0
@@ -25,15 +25,17 @@ def extract(sha: str, results: Path, folder: Path) -> Path:
     """The folder of run files of that commit, written below `folder`.
 
     Raises:
-        UsageError: the commit holds none.
+        UsageError: the commit holds none, or links instead of files.
     """
     made = _git(results, "archive", "--format=tar", sha, "--", "records")
     if made.returncode:
         raise UsageError(
             f"the revision {sha[:12]} has no {results}/records", "records are committed with their results folder"
         )
-    with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+    try:
+        unpack(made.stdout, folder)
+    except tarfile.TarError as error:
+        raise UsageError(f"the records of the revision {sha[:12]} cannot be read: {error}") from error
     return folder / "records"
 
 

@@ -64,7 +64,7 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     summed = summaries(used, case.looks or [case.trials_wanted])
     latencies = [latency_of(one, used) for one in summed]
     streams = throughput(used, case.case.options.batch or 1)
-    soaked = soak_of(case, _of_last_trial(slices))
+    soaked = soak_of(case, _of_last_trial(slices), fastest)
     placement = next((t.placement for t in used if t.placement), None)
     pace_ns = _pace_ns(latencies, streams, soaked)
     computed = work_of(case, placement, pace_ns, alone=streams is None)

@@ -40,9 +40,14 @@ def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
 
 def slowed(trial: TrialLine, fastest: float | None) -> float | None:
     """How much longer than the fastest the trial's readings are in the mean, as a share; None where it is not known."""
-    if fastest is None or trial.core is None or not trial.core.readings_ns:
+    if trial.core is None or not trial.core.readings_ns:
         return None
-    return max(0.0, statistics.mean(trial.core.readings_ns) / fastest - 1)
+    return longer(statistics.fmean(trial.core.readings_ns), fastest)
+
+
+def longer(core_ns: float | None, fastest: float | None) -> float | None:
+    """How much longer than the fastest that is, as a share; None where one of them is not known."""
+    return None if core_ns is None or fastest is None else max(0.0, core_ns / fastest - 1)
 
 
 def crowded(trial: TrialLine, fastest: float | None) -> float:

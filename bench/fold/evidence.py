@@ -92,7 +92,7 @@ def noise(trials: Sequence[TrialLine], max_foreign_cpu: float, fastest: float | 
         return next((t.load.reason for t in trials if t.load), "") or "the load cannot be told"
     if max(shares) <= max_foreign_cpu:
         if (taken := max(slowed(t, fastest) or 0.0 for t in trials)) > max_foreign_cpu:
-            return f"{_NEIGHBOUR} slowed the CPU by up to {taken:.0%}"
+            return f"the CPU was up to {taken:.0%} slower than it can be: {_NEIGHBOUR} or its clock"
         if (lost := max(crowded(t, fastest) for t in trials)) > MOST_LOST:
             return f"{_NEIGHBOUR} was there for up to {lost:.0%} of the time"
     return f"others used up to {max(shares):.0%} of the CPU during the timed loop"

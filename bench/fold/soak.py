@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bench.fold.core import longer
 from bench.interface import Array
 from bench.measure import stats
 from bench.measure.soak import middle_ns
@@ -17,8 +18,11 @@ COMPARED_S = 60.0
 TAIL_TIMES = (2, 5, 10, 100)
 
 
-def soak_of(case: CaseLine, slices: Sequence[SliceLine]) -> SoakFacts | None:
-    """What the slices, in their order, say together; None without any."""
+def soak_of(case: CaseLine, slices: Sequence[SliceLine], fastest: float | None = None) -> SoakFacts | None:
+    """What the slices, in their order, say together; None without any.
+
+    `fastest`: what the yardstick's readings are held against.
+    """
     asked_s = case.case.options.soak_s
     if not slices or asked_s is None:
         return None
@@ -28,7 +32,7 @@ def soak_of(case: CaseLine, slices: Sequence[SliceLine]) -> SoakFacts | None:
     compared_s = min(COMPARED_S, measured_s / 3)
     begin, end = _until(slices, compared_s), _until(list(reversed(slices)), compared_s)
     begin_p50, end_p50 = _Counts(begin).percentile(0.5).ns, _Counts(end).percentile(0.5).ns
-    reason = _incomparable(begin, end, begin_p50, end_p50, case.max_foreign_cpu)
+    reason = _incomparable(begin, end, begin_p50, end_p50, case.max_foreign_cpu, fastest)
     ratio = end_p50 / begin_p50 if begin_p50 and end_p50 and not reason else None
     return SoakFacts(
         asked_s=asked_s,
@@ -47,7 +51,7 @@ def soak_of(case: CaseLine, slices: Sequence[SliceLine]) -> SoakFacts | None:
         sustained=None if ratio is None else round(ratio, 6),
         sustained_reason=reason,
         throttled_s=[s.at_s for s in slices if s.observed and s.observed.throttled],
-        spans=[_span(s) for s in slices],
+        spans=[_span(s, fastest) for s in slices],
     )
 
 
@@ -90,7 +94,12 @@ def _until(slices: Sequence[SliceLine], seconds: float) -> list[SliceLine]:
 
 
 def _incomparable(
-    begin: Sequence[SliceLine], end: Sequence[SliceLine], begin_p50: int | None, end_p50: int | None, allowed: float
+    begin: Sequence[SliceLine],
+    end: Sequence[SliceLine],
+    begin_p50: int | None,
+    end_p50: int | None,
+    allowed: float,
+    fastest: float | None,
 ) -> str:
     """Why the begin and the end cannot be held against each other; empty where they can."""
     if len(begin) == len(end) and begin[0].number == end[-1].number:
@@ -102,13 +111,20 @@ def _incomparable(
         others = [s.load.foreign_cpu for s in part]
         if allowed < 1 and any(x is None for x in others):
             return f"it is not known what others used of the CPU in {span}"
-        used = sum((s.load.foreign_cpu or 0.0) * s.seconds for s in part) / sum(s.seconds for s in part)
-        if used > allowed:
+        if (used := _mean((s.load.foreign_cpu, s.seconds) for s in part)) > allowed:
             return f"others used {used:.0%} of the CPU in {span}"
+        if allowed < 1 and (taken := _mean((longer(s.core_ns, fastest), s.seconds) for s in part)) > allowed:
+            return f"the CPU was {taken:.0%} slower than it can be in {span}: a neighbour, or its clock"
     return ""
 
 
-def _span(one: SliceLine) -> SpanFacts:
+def _mean(shares: Iterable[tuple[float | None, float]]) -> float:
+    """Of shares with the time that each held for; one that is not known counts as nothing."""
+    known = list(shares)
+    return sum((share or 0.0) * seconds for share, seconds in known) / sum(seconds for _, seconds in known)
+
+
+def _span(one: SliceLine, fastest: float | None) -> SpanFacts:
     counts, seen = _Counts([one]), one.observed
     return SpanFacts(
         at_s=round(one.at_s, 3),
@@ -123,4 +139,5 @@ def _span(one: SliceLine) -> SpanFacts:
         temperature_c=seen.temperature_c if seen else None,
         throttle=seen.throttle if seen else "",
         rss_bytes=one.rss_bytes,
+        core_slowed=longer(one.core_ns, fastest),
     )

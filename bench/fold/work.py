@@ -18,7 +18,7 @@ def work_of(
     counts, peaks = case.counts, case.peaks
     if counts is None:
         return None
-    rate = 2e9 * counts.macs / pace_ns if pace_ns else None
+    rate = 2e9 * counts.macs / pace_ns if pace_ns and counts.macs else None
     copied = 1e9 * counts.bytes / pace_ns if pace_ns else None
     most, reason = _most(case, placement)
     comparable = most is not None and alone
@@ -44,7 +44,7 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 def _most(case: CaseLine, placement: PlacementFacts | None) -> tuple[float | None, str]:
     """Operations per second that the case cannot have surpassed, or why that is not known."""
-    if case.peaks is None or placement is None:
+    if case.peaks is None or placement is None or case.work_reason:
         return None, case.work_reason or "nothing was measured"
     if placement.device != "cpu":
         return None, f"it is not known what {placement.device} can do at most"

@@ -12,6 +12,7 @@ import re
 import shlex
 import signal
 import subprocess
+import tarfile
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from bench.archive import unpack
 from bench.errors import BackendUnavailable, HostError, Timeout, Unreachable
 from bench.hosts.base import Completed, Host, Link
 from bench.hosts.local import LocalHost, PipeLink
@@ -123,7 +125,10 @@ class SshHost(Host):
             done = self.run([self._python, "-I", "-c", f"{program}; t.close()", str(path)], timeout_s=600)
             if done.code:
                 raise HostError(f"{path.name} could not be fetched from {self.login.label}", done.stderr.strip())
-            _untar(done.stdout, Path(folder))
+            try:
+                unpack(done.stdout, Path(folder))
+            except tarfile.TarError as error:
+                raise HostError(f"what came back is no archive: {error}") from error
             Path(folder, "x").rename(target)
 
     @property
@@ -293,14 +298,3 @@ def _what(source: Path, files: Inventory) -> str:
     """What a person calls it: a wheel is its name and version, a folder its first file."""
     name = source.name if source.is_file() else files[0][0] if files else source.name
     return " ".join(name.split("-")[:2]) if name.endswith(".whl") else name
-
-
-def _untar(data: bytes, folder: Path) -> None:
-    import io
-    import tarfile
-
-    try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            archive.extractall(folder, filter="data")
-    except tarfile.TarError as error:
-        raise HostError(f"what came back is no archive: {error}") from error

@@ -26,6 +26,8 @@ _FIRST = 1023 << BITS  # the bin of one nanosecond
 _BINS = 53 << BITS  # up to 2^53 ns, a hundred days
 # Durations are put into bins this often: it takes about 0.1 ms, outside of what is timed. Rule of thumb.
 FOLD_NS = 250_000_000
+# At most so many looks in a stretch: every fold of one of five seconds, and a bounded number however long it is.
+LOOKS = 20
 
 
 def bins_of(samples_ns: Any) -> Array:
@@ -84,8 +86,12 @@ def warm_up(session: Session, feeds: Sequence[Feeds], plan: Plan) -> loop.WarmUp
         return loop.warm_up(session.run, feeds, plan)
 
 
-def stretch(session: Session, feeds: Sequence[Feeds], seconds: float) -> Stretch:
+def stretch(
+    session: Session, feeds: Sequence[Feeds], seconds: float, look: Callable[[], object] = loop.undisturbed
+) -> Stretch:
     """Inference after inference for so long, at least one, by the session's own clock if it has one.
+
+    `look`: called now and then between two inferences, which nothing is timed during; never by a clock of its own.
 
     Raises:
         RunError: the backend gave no outputs, or its own clock gave samples that cannot be read.
@@ -95,7 +101,7 @@ def stretch(session: Session, feeds: Sequence[Feeds], seconds: float) -> Stretch
         begin = perf_counter_ns()
         own = session.measure(feeds, Plan(1, seconds, seconds, 1, 0.0, 0.0, None))
         if own is None:
-            outputs, last, bracket_ns = _timed(session.run, feeds, seconds, histogram)
+            outputs, last, bracket_ns = _timed(session.run, feeds, seconds, histogram, look)
             return _stretch(histogram, "end_to_end", "host", bracket_ns, outputs, last)
         bracket_ns = perf_counter_ns() - begin
     loop.check(own, len(feeds))
@@ -112,11 +118,16 @@ def _stretch(
 
 
 def _timed(
-    run: Callable[[Feeds], Outputs], feeds: Sequence[Feeds], seconds: float, histogram: Histogram
+    run: Callable[[Feeds], Outputs],
+    feeds: Sequence[Feeds],
+    seconds: float,
+    histogram: Histogram,
+    look: Callable[[], object],
 ) -> tuple[Outputs, int, int]:
-    """The last outputs, which feed made them, and how long it took in nanoseconds."""
+    """The last outputs, which feed made them, and how long it took in nanoseconds, the looks left out."""
     rotation = cycle(feeds)
     chunk, limit_ns = 1, seconds * 1e9
+    look_every_ns = look_at_ns = limit_ns / LOOKS
     begin = perf_counter_ns()
     while True:
         taken = array("q")
@@ -126,5 +137,9 @@ def _timed(
         elapsed = perf_counter_ns() - begin
         if elapsed >= limit_ns:
             return outputs, (histogram.n - 1) % len(feeds), elapsed
+        if elapsed >= look_at_ns:
+            look()
+            look_at_ns = elapsed + look_every_ns
+            begin = perf_counter_ns() - elapsed
         typical = max(1.0, elapsed / histogram.n)
         chunk = int(max(1, min(loop.MAX_CHUNK, min(FOLD_NS, limit_ns - elapsed) // typical)))

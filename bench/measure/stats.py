@@ -185,20 +185,23 @@ def worth_a_look(first: int, most: int) -> tuple[int, ...]:
 def _rank(n: int, confidence: float, looks: tuple[int, ...]) -> int | None:
     """How many of n values may be left out at either end, those left out at the looks before being what they are."""
     before = {look: rank for i, look in enumerate(looks) if (rank := _rank(look, confidence, looks[:i])) is not None}
-    best = None
+    ways = _ways(n, before)
+    hits, best = sum(ways.values()), None
     for rank in range((n + 1) // 2):
-        if _missing(n, {**before, n: rank}) > (1 - confidence) * 2**n:
+        hits -= sum(ways.get(below, 0) for below in {rank, n - rank})
+        if (2**n - hits) / 2**n > 1 - confidence:
             break
         best = rank
     return best
 
 
-def _missing(n: int, ranks: Mapping[int, int]) -> int:
-    """In how many of the 2^n ways that n values can lie on the two sides of the median a look misses.
+def _ways(n: int, ranks: Mapping[int, int]) -> dict[int, int]:
+    """Of the 2^n ways that n values can lie on the two sides of the median those in which no look misses.
 
-    It does where, when it is made, no more than its rank are on one side. `ranks`: by the number of values then.
+    By how many are below. A look misses where, when it is made, no more than its rank are on one side. `ranks`: by the
+    number of values then.
     """
-    ways = {0: 1}  # by how many are below, those in which no look has missed
+    ways = {0: 1}
     for count in range(1, n + 1):
         grown: dict[int, int] = {}
         for below, number in ways.items():
@@ -206,7 +209,7 @@ def _missing(n: int, ranks: Mapping[int, int]) -> int:
                 grown[next_] = grown.get(next_, 0) + number
         rank = ranks.get(count, -1)
         ways = {below: number for below, number in grown.items() if rank < below < count - rank}
-    return int(2**n - sum(ways.values()))
+    return ways
 
 
 def within_process(samples: Integers) -> tuple[int, int] | None:

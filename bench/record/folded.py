@@ -99,6 +99,7 @@ class SpanFacts(Value, frozen=True):
     temperature_c: float | None
     throttle: str
     rss_bytes: int | None
+    core_slowed: float | None = None
 
 
 class SoakFacts(Value, frozen=True):

@@ -244,6 +244,7 @@ class SliceLine(Value, frozen=True, tag="slice"):
     load: LoadFacts
     observed: ObservedFacts | None = None
     rss_bytes: int | None = None
+    core_ns: int | None = None
 
 
 class ShapesTried(Value, frozen=True):

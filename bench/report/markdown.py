@@ -122,16 +122,9 @@ def timing(measured: Section) -> list[Block]:
     about = (
         "Timing in ms. The interval of p50 is over processes of the time in which the trials began, and takes six of "
         f"them; p90 takes 64 samples, p99 662{', p99.9 6636' if tail else ''}. Noisy trials are left out."
-        + _slowing(measured)
+        + words.slowing(n.record for n in measured)
     )
     return [about, Table(head, [_timing_row(n, tail=tail) for n in measured], right=range(2, len(head)), keys=2)]
-
-
-def _slowing(measured: Section) -> str:
-    """What `slowed` means, where any of them says it."""
-    if all(n.record.evidence.core_slowed is None for n in measured):
-        return ""
-    return " Slowed: how much longer a fixed piece of arithmetic took, as beside somebody else on the same core."
 
 
 def _with_tail(measured: Section) -> bool:
@@ -143,11 +136,11 @@ def _loaded_timing(measured: Section) -> list[Block]:
     columns = [loaded.timing(n.record, tail=_with_tail(measured)) for n in measured]
     head = ["model", "backend", *columns[0], "trials", "CPU used by others"]
     rows = [
-        [n.row, n.column, *found.values(), _trials(n.record), _others(n.record)]
+        [n.row, n.column, *found.values(), _trials(n.record), words.others(n.record.evidence)]
         for n, found in zip(measured, columns, strict=True)
     ]
     about = loaded.about(measured[0].record.case.options)
-    return [about + _slowing(measured), Table(head, rows, right=range(2, len(head)), keys=2)]
+    return [about + words.slowing(n.record for n in measured), Table(head, rows, right=range(2, len(head)), keys=2)]
 
 
 def _trials(record: Record) -> str:
@@ -155,12 +148,6 @@ def _trials(record: Record) -> str:
     quiet = evidence.trials - evidence.trials_noisy
     over = f" in {words.duration(evidence.trials_over_s)}" if evidence.trials_over_s else ""
     return (f"{quiet} of {evidence.trials}" if evidence.trials_noisy else str(quiet)) + over
-
-
-def _others(record: Record) -> str:
-    evidence = record.evidence
-    slowed = "" if evidence.core_slowed is None else f", slowed {evidence.core_slowed:.1%}"
-    return ("unknown" if evidence.foreign_cpu is None else f"{evidence.foreign_cpu:.1%}") + slowed
 
 
 def _timing_row(named: Named, *, tail: bool) -> list[str]:
@@ -175,7 +162,7 @@ def _timing_row(named: Named, *, tail: bool) -> list[str]:
         *(words.milliseconds(words.percentile(record, q)) for q in (0.9, words.P99, *([words.P999] if tail else []))),
         str(latency.n),
         _trials(record),
-        _others(record),
+        words.others(record.evidence),
     ]
 
 

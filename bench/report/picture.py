@@ -6,9 +6,9 @@ from typing import Any
 
 from bench import drawing
 from bench.drawing import GREY, INK, SOFT, WARM
-from bench.record import MAX_FOREIGN_CPU, Record, SpanFacts
+from bench.record import Record, SpanFacts
 from bench.report import words
-from bench.report.soak import change
+from bench.report.soak import change, disturbed
 
 WIDTH_IN, PANEL_IN = 9.0, 1.6
 FIRST_PANEL_IN = 2.8
@@ -36,7 +36,7 @@ def _draw(figure: Any, record: Record) -> None:
     for axis in axes:
         _shade(axis, soak.spans, unit_s)
         axis.grid(**drawing.GRID)
-    axes[-1].set_xlabel(f"{unit} since the begin; red: the CPU was throttled, grey: others used it")
+    axes[-1].set_xlabel(f"{unit} since the begin; red: the CPU was throttled, grey: others used or slowed it")
 
 
 def _middles(spans: list[SpanFacts], unit_s: float) -> list[float]:
@@ -69,16 +69,16 @@ def _line(values: list[float | None], scale: float) -> list[float]:
 
 def _shade(axis: Any, spans: list[SpanFacts], unit_s: float) -> None:
     for s in spans:
-        colour = WARM if s.throttle else GREY if (s.foreign_cpu or 0.0) > MAX_FOREIGN_CPU else None
+        colour = WARM if s.throttle else GREY if disturbed(s) else None
         if colour:
             axis.axvspan(s.at_s / unit_s, (s.at_s + s.seconds) / unit_s, color=colour, alpha=0.18, linewidth=0)
 
 
 class _Panel:
-    """A figure of the slices that is drawn where any slice has it."""
+    """A figure of the slices that is drawn where any slice has it, from 0 to so much at least."""
 
-    def __init__(self, field: str, label: str, scale: float = 1.0) -> None:
-        self._field, self._label, self._scale = field, label, scale
+    def __init__(self, field: str, label: str, scale: float = 1.0, least: float = 0.0) -> None:
+        self._field, self._label, self._scale, self._least = field, label, scale, least
 
     def value(self, span: SpanFacts) -> float | None:
         found: float | None = getattr(span, self._field)
@@ -87,12 +87,13 @@ class _Panel:
     def draw(self, axis: Any, spans: list[SpanFacts], unit_s: float) -> None:
         values = _line([self.value(s) for s in spans], self._scale)
         axis.plot(_middles(spans, unit_s), values, color=INK, linewidth=1.2)
-        axis.set_ylim(0, 1.15 * max(v for v in values if v == v))
+        axis.set_ylim(0, max(self._least, 1.15 * max(v for v in values if v == v)))
         axis.set_ylabel(self._label)
 
 
 PANELS = (
     _Panel("frequency_mhz", "clock, MHz"),
     _Panel("temperature_c", "heat, °C"),
+    _Panel("core_slowed", "CPU slower, %", 100.0, least=20.0),
     _Panel("rss_bytes", "memory, MiB", 2.0**-20),
 )

@@ -56,7 +56,7 @@ def tables(section: Section) -> list[Block]:
         "First, last: the median latency of the first and of the last minute, or third of the time where that is less; "
         "change: the last against the first. Throttled: slices during which the CPU was. Over time: the median of each "
         f"slice, from the fastest (▁) to one {SPARK_RANGE:.0%} slower, or the slowest (█)."
-    )
+    ) + words.slowing(n.record for n in shown)
     return [heading, about, Table(head, [_row(n) for n in shown], right=range(2, len(head) - 1), keys=2)]
 
 
@@ -85,12 +85,14 @@ def _row(named: Named) -> list[str]:
 
 
 def _others(record: Record, soak: SoakFacts) -> str:
-    """What others used on the whole, and in how many slices it was more than is accepted: a tail may be theirs."""
-    whole = record.evidence.foreign_cpu
-    if whole is None:
-        return "unknown"
-    busy = sum((s.foreign_cpu or 0.0) > MAX_FOREIGN_CPU for s in soak.spans)
-    return f"{whole:.1%}{f', busy in {busy} of {len(soak.spans)} slices' if busy else ''}"
+    """What they did on the whole, and in how many slices it was more than is accepted: a tail may be theirs."""
+    busy = sum(disturbed(s) for s in soak.spans)
+    return words.others(record.evidence) + (f", busy in {busy} of {len(soak.spans)} slices" if busy else "")
+
+
+def disturbed(span: SpanFacts) -> bool:
+    """Whether others used or slowed the CPU more than is usually accepted."""
+    return max(span.foreign_cpu or 0.0, span.core_slowed or 0.0) > MAX_FOREIGN_CPU
 
 
 def _at(soak: SoakFacts, q: float) -> int | None:
@@ -127,7 +129,7 @@ def page(record: Record, picture: str | None) -> str:
     slices = (
         "Slice by slice. Times in ms; p50 takes 11 inferences, p99 662. Clock: the lowest that was seen of the CPUs "
         "it ran on. Memory: of the process at the slice's end."
-    )
+    ) + words.slowing([record])
     blocks: list[Block] = [title, about, seen, f"`{sparkline([s.p50_ns for s in soak.spans])}`", _whole(record, soak)]
     if absent := _absent(record):
         blocks.append(absent)
@@ -184,7 +186,7 @@ def _slices(spans: Sequence[SpanFacts]) -> Table:
             "–" if s.frequency_mhz is None else str(s.frequency_mhz),
             "–" if s.temperature_c is None else f"{s.temperature_c:.1f}",
             words.megabytes(s.rss_bytes),
-            "unknown" if s.foreign_cpu is None else f"{s.foreign_cpu:.1%}",
+            words.others(s),
             words.escape(s.throttle) or "–",
         ]
         for s in spans

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from bench.record import MAX_FOREIGN_CPU, OutputFacts, Record, SpreadFacts
+from bench.record import MAX_FOREIGN_CPU, EvidenceFacts, OutputFacts, Record, SpanFacts, SpreadFacts
 
 P99, P999 = 0.99, 0.999
 _BARS = "▁▂▃▄▅▆▇█"
@@ -82,6 +82,19 @@ def published(record: Record) -> bool:
 def emulated(record: Record) -> bool:
     """Whether software imitated the processor or the GPU: then its times are nobody's."""
     return record.evidence.emulated != ""
+
+
+def others(seen: EvidenceFacts | SpanFacts) -> str:
+    """What others used of the CPU, and how much they slowed it, where that can be told."""
+    slowed = "" if seen.core_slowed is None else f", slowed {seen.core_slowed:.1%}"
+    return ("unknown" if seen.foreign_cpu is None else f"{seen.foreign_cpu:.1%}") + slowed
+
+
+def slowing(records: Iterable[Record]) -> str:
+    """What `slowed` means, where any of them says it."""
+    if all(r.evidence.core_slowed is None for r in records):
+        return ""
+    return " Slowed: how much longer a fixed piece of arithmetic took, as beside somebody else on the same core."
 
 
 def cell(record: Record, unit: str = "") -> str:

@@ -161,13 +161,16 @@ class Child:
         """A stretch of a soak; before the first one, the warm-up."""
         first, seconds = bool(args["soak"]["first"]), float(args["soak"]["seconds"])
         warm = soak.warm_up(session, self._feeds, Plan(**args["plan"])) if first else None
+        yardstick = self._yardstick(args)  # which waits for nobody: a pause would cool the processor down
+        yardstick.read()
         before = machine_load.snapshot()
-        found = soak.stretch(session, self._feeds, seconds)
+        found = soak.stretch(session, self._feeds, seconds, yardstick.between)
         after = machine_load.snapshot()
         rss, peak = machine_load.memory_bytes()
         keys, counts = found.histogram.bins()
         buffers: list[Any] = []
         return {
+            "core": _core(yardstick),
             "scope": found.scope,
             "clock": found.clock,
             "bins": {"keys": keys, "counts": counts},

@@ -43,14 +43,15 @@ import numpy as np
 from bench.cache import Cache
 from bench.cli.chosen import Wanted, cases, place
 from bench.cli.options import default_cache
-from bench.evidence.clocks import virtual
+from bench.evidence import environment
 from bench.evidence.yardstick import Alone, Yardstick, fastest_ns
-from bench.fold.core import MOST_LOST
+from bench.fold.core import MOST_LOST, longer
 from bench.interface import Feeds, Options, Plan, Session
 from bench.measure import loop, scenarios, server
 from bench.measure.streams import RealWorld, ThreadStream
 from bench.pace import ALONE_WAIT_S
 from bench.place import LEASE_FOLDER
+from bench.plausible.peaks import Peaks
 from bench.record import MAX_FOREIGN_CPU
 from bench.registry import Registered, installed
 from bench.worker import wire
@@ -107,12 +108,15 @@ def prepared(models: Sequence[str]) -> list[dict[str, Any]]:
     from bench.artifacts import prepare
 
     where = place("local", Cache(default_cache()), lambda message: print(message, file=sys.stderr))
+    peaks = Peaks(where, environment.collect().machine)
     known = [found for name, found in installed().items() if name in BACKENDS and available(found)]
     made = []
     for case in cases(models, known, Wanted(1, "model", None, (), (), None), where) if known else ():
         artifact = prepare(where, case.backend, case.resolved.model, case.options).artifact
         one = {"backend": case.backend.name, "spec": case.backend.spec, "model": case.resolved.model.name}
         one |= {"artifact": wire.plain(artifact), "options": wire.plain(case.options)}
+        most = peaks.of(case.backend, case.options)
+        one["fastest_ns"] = most["core_ns"] if most["virtual"] else math.inf
         made.append({**one, "kind": "latency", "id": f"{one['model']} {one['backend']}"})
         if one["model"] == models[0]:
             made.append({**one, "kind": "load", "id": f"{one['model']} {one['backend']} under load"})
@@ -127,9 +131,9 @@ def rounds(jobs: Sequence[dict[str, Any]], quick: bool, end: float) -> dict[str,
     """What every way said in every round that was quiet. Jobs take turns, so that drift hits all alike."""
     found: dict[str, list[dict[str, float]]] = {job["id"]: [] for job in jobs}
     noisy = number = 0
-    fastest = math.inf
+    fastest = min(job["fastest_ns"] for job in jobs)
     while todo := [job for job in jobs if len(found[job["id"]]) < wanted(job, quick)]:
-        if virtual():
+        if fastest < math.inf:
             fastest = min(fastest, fastest_ns())
         for job in todo if number % 2 == 0 else reversed(todo):
             if time.monotonic() > end:
@@ -199,8 +203,8 @@ def latency(job: dict[str, Any]) -> dict[str, float] | None:
     begin = time.monotonic()
     found = by_turns(ways, turns, job["number"], look)
     crowded = look.void_s > MOST_LOST * (time.monotonic() - begin)
-    slowed = look.readings_ns and statistics.mean(look.readings_ns) > alone.fastest_ns * (1 + alone.slack)
-    return None if crowded or slowed else found
+    slowed = longer(statistics.fmean(look.readings_ns), alone.fastest_ns) if look.readings_ns else None
+    return None if crowded or (slowed or 0.0) > alone.slack else found
 
 
 def by_turns(ways: dict[str, Callable[[], float]], turns: int, number: int, look: Yardstick) -> dict[str, float]:
