@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -84,6 +85,7 @@ def main() -> None:
     """Entry point: our errors become one line and an exit code, never a traceback."""
     from bench.errors import BenchError, UsageError
 
+    _say_what_the_terminal_can()
     try:
         code = app.main(standalone_mode=False, prog_name="deploybench")
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -96,11 +98,17 @@ def main() -> None:
     except BenchError as error:
         code = _said(str(error), 1)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # the reader has gone: not our error, and Python must not report it
+        # The reader has gone: not our error, and Python must not report it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_what_the_terminal_can() -> None:
+    """An encoding that lacks a letter shows `?` for it; a run shall not end in a traceback for that."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _said(message: str, code: int) -> int:

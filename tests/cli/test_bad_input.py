@@ -212,3 +212,12 @@ def test_a_full_disk(cli, mlp_path, tmp_path, full):
     assert "Traceback" not in done.stderr
     assert "space" in done.stderr
     assert not list(Path(tmp_path).rglob("making/*"))
+
+
+def test_a_terminal_that_lacks_letters_shows_question_marks(cli):
+    lines = Path(__file__).parent.parent / "golden" / "schema-1.jsonl"
+    whole, lacking = (cli("report", lines, env={"PYTHONIOENCODING": name}) for name in ("utf-8", "iso-8859-5"))
+    assert (whole.code, lacking.code, lacking.stderr) == (0, 0, whole.stderr)
+    assert whole.stdout.count("–") > 0
+    assert len(lacking.stdout) == len(whole.stdout)
+    assert lacking.stdout.count("?") > whole.stdout.count("?")
