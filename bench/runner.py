@@ -63,8 +63,8 @@ NOISE_FACTOR = 2
 class Progress(Protocol):
     """Whoever watches a run. Called between phases, never while something is timed."""
 
-    def trial_begins(self, case: str, number: int, of: int) -> None:
-        """The next trial of a case begins; `of` are wanted."""
+    def trial_begins(self, case: str, number: int, of: int, noisy: int) -> None:
+        """The next trial of a case begins; `of` are wanted by now, those that make up for the `noisy` ones included."""
 
     def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
         """So many trials are left over all cases, by now; so long it takes until the last begins."""
@@ -225,8 +225,16 @@ class Running:
     def ended(self) -> bool:
         return self._end is not None
 
+    def trials_noisy(self) -> int:
+        """How many of its trials others disturbed, as far as is known by now."""
+        return len(self._trials) - len(quiet_ones(self._line, self._trials))
+
+    def trials_expected(self) -> int:
+        """How many trials there will be by what is known now: the noisy ones are made up for, within the bound."""
+        return min(self.goal + self.trials_noisy(), self.goal * NOISE_FACTOR)
+
     def trials_left(self) -> int:
-        return 0 if self.ended else max(1, self.goal - len(self._trials))
+        return 0 if self.ended else max(1, self.trials_expected() - len(self._trials))
 
     def record(self) -> Record:
         """What is known by now; once it has ended, for good."""
@@ -349,7 +357,7 @@ class _Rounds:
             else:
                 case.end(SPENT)
             return
-        self._progress.trial_begins(case.title, number + 1, case.goal)
+        self._progress.trial_begins(case.title, number + 1, case.trials_expected(), case.trials_noisy())
         if number == 0:
             case.begin(self._place)
         if not case.ended:

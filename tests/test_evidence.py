@@ -559,6 +559,10 @@ def test_beside_a_hog_no_case_is_published_as_clean(cli, mlp_path, tmp_path):
     at_most_s = WAIT_AFTER_NOISE_S + 1 + record["evidence"]["trials"] * (ALONE_WAIT_S + 1)
     assert 0 < record["evidence"]["waited_s"] <= at_most_s
     assert done.code == 0
+    assert [line for line in done.stderr.splitlines() if ": trial " in line] == [
+        "mlp on fake: trial 1 of 1",
+        "mlp on fake: trial 2 of 2, 1 noisy",
+    ]
     table = done.stdout
     assert re.search(r"noisy\S*: others used", table)
     assert "Timing in ms" not in table

@@ -76,7 +76,7 @@ class Watcher:
         """A trial begins: shown on a terminal alone."""
         if self._live:
             with self._telling:
-                text = f"{device}: {title}, trial {number} of {max(number, of)}"
+                text = f"{device}: {title}, trial {number} of {of}"
                 self._bars.update(self._devices[device].task, description=text, refresh=True)
 
     def done(self, device: str, result: Record) -> None:

@@ -42,10 +42,9 @@ class Reporter:
     def say(self, message: str) -> None:
         self._show(message)
 
-    def trial_begins(self, case: str, number: int, of: int) -> None:
+    def trial_begins(self, case: str, number: int, of: int, noisy: int) -> None:
         self._trials_begun += 1
-        again = f"trial {number} (others were using the machine during one of the {of} before)"
-        self._show(f"{case}: {f'trial {number} of {of}' if number <= of else again}")
+        self._show(f"{case}: trial {number} of {of}{f', {noisy} noisy' * bool(noisy)}")
 
     def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
         done = self._trials_begun

@@ -253,7 +253,7 @@ class _Told(Progress):
     def __init__(self, watch: Watch, device: str, count: int, *, again: bool) -> None:
         self._watch, self._device, self._again = watch, device, again
 
-    def trial_begins(self, case: str, number: int, of: int) -> None:
+    def trial_begins(self, case: str, number: int, of: int, noisy: int) -> None:
         self._watch.trial(self._device, case, number, of)
 
     def left(self, trials: int, at_least_s: float, at_most_s: float) -> None:
