@@ -31,6 +31,11 @@ def run(cli, mlp_path, tmp_path):
     return run
 
 
+def lines(results):
+    (journal,) = Path(results, "records").rglob("*.jsonl")
+    return [json.loads(text) for text in journal.read_text().splitlines()]
+
+
 def test_a_soak_is_told_over_time(run, cli, mlp_path, tmp_path):
     record, done = run("-o", "latency_us=2000")
     soak = record["soak"]
@@ -43,6 +48,12 @@ def test_a_soak_is_told_over_time(run, cli, mlp_path, tmp_path):
     assert "soak: 3 of 3 s" in done.stderr
     (page,) = Path(tmp_path, "tables").rglob("*-soak-*.md")
     assert str(page) in done.stderr
+    slices = [one for one in lines(tmp_path) if one["type"] == "slice"]
+    assert all(one["core_ns"] > 0 for one in slices)
+    (trial,) = (one for one in lines(tmp_path) if one["type"] == "trial")
+    assert len(trial["core"]["readings_ns"]) > 2 * len(slices)
+    told = [span["core_slowed"] is not None for span in soak["spans"]]
+    assert told == [record["work"]["peaks"]["virtual"]] * len(slices)
     (table,) = (p for p in page.parent.glob("*.md") if p != page)
     assert "**Sustained load**" in table.read_text()
     again = tmp_path / "again"
