@@ -187,6 +187,7 @@ def test_a_record_beside_a_neighbour_says_so_and_is_not_published():
     made = folds.fold(HERE, [read(1110, 1120, waited_s=3.0), read(1100, waited_s=1.0), read(1000)], None)
     assert made.evidence.trials_noisy == 2
     assert made.evidence.core_slowed == 0.0  # of the trial that is used
+    assert made.evidence.core_ns == 1000
     assert made.evidence.waited_s == 4.0
     told = folded.noise([read(1110)], 0.03, 1000)
     assert told.startswith("the CPU was up to 11% slower than it can be: a neighbour of this virtual machine, unseen")
@@ -201,6 +202,23 @@ def test_of_records_that_differ_the_neighbour_is_a_cause():
         made = folds.fold(HERE, [read(round(1000 * (1 + share)))], None)
         return msgspec.structs.replace(made, environment={"runtimes": {"fake": "1"}})
 
+    made = folds.fold(HERE, [read(1000, 1020), read(1000, 1010, 1020), trial()], None)
+    assert made.evidence.core_ns == 1010
+    assert folds.fold(HERE, [trial()], None).evidence.core_ns is None
     slow = seen(0.02)
     assert slow.evidence.core_slowed == pytest.approx(0.02)
     assert "a neighbour slowed the CPU by up to 2.0%" in causes.changed(seen(0.0), slow)
+
+
+def test_of_records_that_differ_a_cpu_of_another_speed_is_a_cause_though_neither_knew():
+    """On a machine that is fresh every night nobody remembers that the core was faster the night before."""
+
+    def seen(core_ns, numpy="2.4.6"):
+        made = folds.fold(HERE, [read(core_ns)], None)
+        evidence = msgspec.structs.replace(made.evidence, core_slowed=0.0)
+        return msgspec.structs.replace(made, evidence=evidence, environment={"runtimes": {"f": "1"}, "numpy": numpy})
+
+    assert "the CPU was 25% slower (a neighbour, or its clock)" in causes.changed(seen(2800), seen(3500))
+    assert "the CPU was 25% faster (a neighbour, or its clock)" in causes.changed(seen(3500), seen(2800))
+    assert not any("CPU was" in one for one in causes.changed(seen(2800), seen(2860)))
+    assert not any("CPU was" in one for one in causes.changed(seen(2800), seen(3500, "2.5.0")))

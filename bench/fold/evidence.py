@@ -62,7 +62,14 @@ def evidence_of(
         trials_over_s=_apart_s([t.started_at for t in used]),
         emulated=next(filter(None, map(emulated, trials)), ""),
         core_slowed=_largest([slowed(t, fastest) for t in used if t.load]),
+        core_ns=_core_ns(used),
     )
+
+
+def _core_ns(used: Sequence[TrialLine]) -> int | None:
+    """What the yardstick's arithmetic took in these trials: the mean of their means."""
+    means = [statistics.fmean(t.core.readings_ns) for t in used if t.core and t.core.readings_ns]
+    return round(statistics.fmean(means)) if means else None
 
 
 def _apart_s(times: Sequence[str]) -> float | None:

@@ -180,6 +180,7 @@ class EvidenceFacts(Value, frozen=True):
     plan: PlanFacts | None = None
     trials_over_s: float | None = None
     core_slowed: float | None = None
+    core_ns: int | None = None
 
 
 class WorkFacts(Value, frozen=True):

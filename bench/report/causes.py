@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.record import Record
+from bench.report import words
 
 # Facts of an environment that are no version: who it is, which boot, and the memory that a kernel leaves over.
 _NO_VERSION = frozenset({"machine", "boot", "runtimes", "memory_bytes", "wheels"})
@@ -60,7 +61,11 @@ def _conditions(old: Record, new: Record) -> list[str]:
     first, second = old.evidence, new.evidence
     if second.foreign_cpu is not None and second.foreign_cpu - (first.foreign_cpu or 0.0) >= _BUSIER:
         found.append(f"others used up to {second.foreign_cpu:.1%} of the CPU")
-    if (second.core_slowed or 0.0) - (first.core_slowed or 0.0) >= _BUSIER:
+    factor = words.times_as_slow(words.core_of(new), words.core_of(old))
+    if factor and abs(factor - 1) >= _CLOCK:
+        how = f"{factor - 1:.0%} slower" if factor > 1 else f"{1 / factor - 1:.0%} faster"
+        found.append(f"the CPU was {how} (a neighbour, or its clock)")
+    elif (second.core_slowed or 0.0) - (first.core_slowed or 0.0) >= _BUSIER:
         found.append(f"a neighbour slowed the CPU by up to {second.core_slowed:.1%}")
     if (second.steal or 0.0) - (first.steal or 0.0) >= _BUSIER:
         found.append(f"a hypervisor took up to {second.steal:.1%}")

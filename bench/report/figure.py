@@ -1,7 +1,8 @@
 """The number that a record competes with, and who is faster for sure.
 
 Two figures differ where all that the one's trials showed lies on one side of all that the other's did, and there are
-trials enough that chance alone orders them so at most 1 time in 20. Everything else is a tie.
+trials enough that chance alone orders them so at most 1 time in 20. Everything else is a tie. Where the CPU was slower
+for the one than for the other, that much of the difference is nobody's merit.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Figure:
 
     `lo`, `hi`: the interval over processes, or with fewer than six trials the lowest and highest of them. `kind`: only
     figures of one kind are compared (what samples span, whose clock, which tolerance was asked of the answers).
+    `core`: how fast the CPU was meanwhile.
     """
 
     value: float
@@ -32,10 +34,15 @@ class Figure:
     hi: float
     trials: int
     kind: tuple[str, str, str]
+    core: words.Core | None = None
 
     def beats(self, other: Figure) -> bool:
         """Whether it is the smaller one for sure."""
-        return self.hi < other.lo and self.enough(other)
+        return self.hi * self.ahead_of(other) < other.lo and self.enough(other)
+
+    def ahead_of(self, other: Figure) -> float:
+        """How many times as fast the CPU was for it as for the other; 1 where it was not faster, or nobody knows."""
+        return max(1.0, words.times_as_slow(other.core, self.core) or 1.0)
 
     def enough(self, other: Figure) -> bool:
         """Whether both have so many trials that their order says something."""
@@ -55,7 +62,7 @@ def figure(record: Record) -> Figure | None:
     value, lo, hi = found
     spans = (latency.scope, latency.clock) if latency else ("end_to_end", "host")
     trials = record.evidence.trials - record.evidence.trials_noisy
-    return Figure(value, lo, hi, trials, (*spans, record.parity.tolerance.name))
+    return Figure(value, lo, hi, trials, (*spans, record.parity.tolerance.name), words.core_of(record))
 
 
 def _cost(record: Record) -> tuple[float, float, float] | None:

@@ -16,7 +16,8 @@ ABOUT = (
     "be told from the fastest: their intervals over processes overlap (with fewer than six trials, their lowest and "
     "highest), or they have fewer than four trials each. Slower: how many times as long as the first backend takes, "
     "the geometric mean over the models that all backends with numbers have; in brackets, if every figure were at the "
-    "wrong end of its interval: a tie where that may be 1, and of few trials where a figure has fewer than four."
+    "wrong end of its interval, and the CPU as fast for all: a tie where that may be 1, and of few trials where a "
+    "figure has fewer than four."
 )
 Figures = Mapping[str, Mapping[str, Figure]]
 
@@ -90,8 +91,8 @@ def _wins(column: str, best: Mapping[str, set[str]]) -> int:
 def _ratio(pairs: Sequence[tuple[Figure, Figure]]) -> Ratio:
     return Ratio(
         _geometric_mean([a.value / b.value for a, b in pairs]),
-        _geometric_mean([a.lo / b.hi for a, b in pairs]),
-        _geometric_mean([a.hi / b.lo for a, b in pairs]),
+        _geometric_mean([a.lo / b.hi / b.ahead_of(a) for a, b in pairs]),
+        _geometric_mean([a.hi / b.lo * a.ahead_of(b) for a, b in pairs]),
         any(not a.enough(b) for a, b in pairs),
     )
 

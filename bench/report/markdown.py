@@ -20,7 +20,8 @@ MEDIAN = (
 )
 FASTEST = (
     "**Bold**: the fastest of its row for sure, or all that cannot be told from it, where another one is slower for "
-    "sure (their intervals do not overlap, or where they have none, nor their four or more trials)."
+    "sure (their intervals do not overlap, or where they have none, nor their four or more trials, even had the CPU "
+    "been as fast for both)."
 )
 
 

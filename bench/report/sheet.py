@@ -111,6 +111,7 @@ COLUMNS: dict[str, Callable[[Record], Value]] = {
     "energy_per_inference_j": lambda r: r.evidence.energy_per_inference_j,
     "foreign_cpu": lambda r: r.evidence.foreign_cpu,
     "core_slowed": lambda r: r.evidence.core_slowed,
+    "core_ns": lambda r: r.evidence.core_ns,
     "frequency_mhz_min": _observed("frequency_mhz", 0),
     "frequency_mhz_max": _observed("frequency_mhz", 1),
     "temperature_c": _observed("temperature_c"),

@@ -90,6 +90,20 @@ def others(seen: EvidenceFacts | SpanFacts) -> str:
     return ("unknown" if seen.foreign_cpu is None else f"{seen.foreign_cpu:.1%}") + slowed
 
 
+Core = tuple[str, int]
+
+
+def core_of(record: Record) -> Core | None:
+    """How many nanoseconds the CPU took for the same arithmetic while it was measured, by which version of numpy."""
+    core_ns = record.evidence.core_ns
+    return (str(record.environment.get("numpy")), core_ns) if core_ns else None
+
+
+def times_as_slow(core: Core | None, other: Core | None) -> float | None:
+    """How many times as long it took for the one as for the other; None where that cannot be told."""
+    return core[1] / other[1] if core and other and core[0] == other[0] else None
+
+
 def slowing(records: Iterable[Record]) -> str:
     """What `slowed` means, where any of them says it."""
     if all(r.evidence.core_slowed is None for r in records):

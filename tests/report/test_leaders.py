@@ -90,12 +90,32 @@ def test_a_number_with_noise_or_a_wider_tolerance_never_beats_a_clean_one(make, 
         assert leaders.board(sections([clean, other])[0]) == []
 
 
+def test_what_the_cpu_was_faster_by_wins_nothing(make, near):
+    """One measured on a quiet night, the other beside a busy neighbour or at a lower clock."""
+
+    def at(record, core_ns, numpy="2.4.6"):
+        evidence = msgspec.structs.replace(record.evidence, core_ns=core_ns)
+        return msgspec.structs.replace(record, evidence=evidence, environment={"numpy": numpy})
+
+    fast, slow = make("a", "ncnn", *near(10)), make("a", "mnn", *near(12))
+    for cores, beaten in (((2800, 2800), True), ((2800, 3000), True), ((2800, 3500), False), ((3500, 2800), True)):
+        first, second = (figure(at(record, ns)) for record, ns in zip((fast, slow), cores, strict=True))
+        assert first.beats(second) == beaten
+        text = document([at(fast, cores[0]), at(slow, cores[1])])
+        assert ("**Bold**" in text) == beaten
+    (_, *rows) = board(at(fast, 2800), at(slow, 3500))
+    assert any("tie" in cell for row in rows for cell in row)
+    assert figure(at(fast, 2800)).beats(figure(at(slow, 3500, "2.5.0")))  # another numpy: nobody knows
+    assert figure(at(fast, 2800)).beats(figure(slow))
+
+
 figures = st.builds(
-    lambda value, below, above, trials: Figure(value, value - below, value + above, trials, KIND),
+    lambda value, below, above, trials, core: Figure(value, value - below, value + above, trials, KIND, core),
     st.floats(10, 100),
     st.floats(0, 5),
     st.floats(0, 5),
     st.integers(1, 13),
+    st.none() | st.tuples(st.sampled_from(["2.4.6", "2.5.0"]), st.integers(2800, 3600)),
 )
 
 
