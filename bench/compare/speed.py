@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -12,12 +13,15 @@ import numpy as np
 from bench.compare import decide, nights, rank
 from bench.compare.cells import UNTOLD, Pair, costs, difference
 from bench.compare.nights import Looks, Noise
-from bench.record import Record
+from bench.record import MAX_FOREIGN_CPU, Record
+from bench.report import words
 from bench.report.causes import versions, versions_changed
 
 # Not even a change by so much would be seen: then `same` would say nothing.
 BLUNT = math.log(1.10)
 MOST_NIGHTS = 60
+# A CPU that is slower by less is as fast: the most that a trial's may be before the trial is noisy.
+SAME_CPU = math.log1p(MAX_FOREIGN_CPU)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Speed:
     """A cell's figures, as logarithms.
 
     `effects`: of NEW, and of its re-run if there is one that counts; positive is slower. `first` is the chance of the
-    first look alone, `both` of both (1 where there is one only).
+    first look alone, `both` of both (1 where there is one only). `cpu`: how much slower the CPU was for NEW than it
+    usually is, 0 where it was as fast or nobody knows; so much of an effect is granted before its chance is told.
     """
 
     quantity: str
@@ -34,6 +39,7 @@ class Speed:
     trials: tuple[int, int]
     first: float
     both: float
+    cpu: float = 0.0
 
     @property
     def screened(self) -> bool:
@@ -76,9 +82,12 @@ def speed(pair: Pair, threshold: float) -> Speed | None:
     taken = [[_trials(r) for r in level] for level in levels]
     between = nights.process_spread([t for level in taken for t in level])
     noise = nights.learn([[float(nights.location(t)) for t in level] for level in taken], between)
-    looks = [now.trials]
+    usual_cpu = levels[-1][-nights.CENTRE_NIGHTS :]
+    seen, slower = [now.trials], [_slower_cpu(pair.new, usual_cpu)]
     if pair.again and not another(pair) and (more := costs(pair.again)):
-        looks.append(more.trials)
+        seen.append(more.trials)
+        slower.append(_slower_cpu(pair.again, usual_cpu))
+    looks = [_granted(trials, noise.centre, cpu) for trials, cpu in zip(seen, slower, strict=True)]
     usual = float(np.mean([len(t) for level in taken for t in level]))
     noise = replace(noise, spread=_of_looks(noise.spread, between, usual, min(map(len, looks))))
     old = [t for trials in taken[-1] for t in trials]
@@ -86,11 +95,27 @@ def speed(pair: Pair, threshold: float) -> Speed | None:
     return Speed(
         quantity=now.quantity,
         noise=noise,
-        effects=tuple(float(nights.location(look)) - noise.centre for look in looks),
+        effects=tuple(float(nights.location(trials)) - noise.centre for trials in seen),
         trials=(len(old), len(now.trials)),
         first=first,
         both=_chance(looks, old, noise, threshold) if len(looks) == 2 else 1.0,
+        cpu=slower[0],
     )
+
+
+def _slower_cpu(record: Record | None, usual: Sequence[Record]) -> float:
+    """How many times as long the CPU took for the same as in these nights, as a logarithm; 0 where that is nothing."""
+    own = words.core_of(record) if record else None
+    factors = [factor for r in usual if (factor := words.times_as_slow(own, words.core_of(r))) is not None]
+    found = math.log(statistics.median(factors)) if factors else 0.0
+    return found if abs(found) > SAME_CPU else 0.0
+
+
+def _granted(trials: Sequence[float], centre: float, cpu: float) -> tuple[float, ...]:
+    """The trials nearer to the level by what the CPU's own speed may have done, and no nearer than on it."""
+    off = float(nights.location(trials)) - centre
+    share = min(cpu, max(off, 0.0)) if cpu > 0 else max(cpu, min(off, 0.0))
+    return tuple(t - share for t in trials)
 
 
 def another(pair: Pair) -> str:

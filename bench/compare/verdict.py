@@ -216,6 +216,8 @@ def _speed_verdict(pair: Pair, seen: Speed, changed: bool, cells: int, threshold
         detail = f"first {effects[0]:+.1%}, but again {effects[1]:+.1%}"
     elif seen.screened:
         word, detail = "suspected", f"not confirmed: {another(pair) or 'not re-run'}"
+    elif seen.cpu and abs(seen.effects[0]) > floor:
+        word, detail = "cannot tell", f"{effects[0]:+.1%}, but {causes.cpu(math.exp(seen.cpu))}"
     elif floor > max(BLUNT, threshold):
         word, detail = "cannot tell", _needs(seen, cells, threshold)
     return Verdict(

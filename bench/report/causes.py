@@ -63,8 +63,7 @@ def _conditions(old: Record, new: Record) -> list[str]:
         found.append(f"others used up to {second.foreign_cpu:.1%} of the CPU")
     factor = words.times_as_slow(words.core_of(new), words.core_of(old))
     if factor and abs(factor - 1) >= _CLOCK:
-        how = f"{factor - 1:.0%} slower" if factor > 1 else f"{1 / factor - 1:.0%} faster"
-        found.append(f"the CPU was {how} (a neighbour, or its clock)")
+        found.append(cpu(factor))
     elif (second.core_slowed or 0.0) - (first.core_slowed or 0.0) >= _BUSIER:
         found.append(f"a neighbour slowed the CPU by up to {second.core_slowed:.1%}")
     if (second.steal or 0.0) - (first.steal or 0.0) >= _BUSIER:
@@ -73,6 +72,12 @@ def _conditions(old: Record, new: Record) -> list[str]:
     if len(places) == 2 and places[0] != places[1]:
         found.append(f"ran on {' in '.join(places[0])} → {' in '.join(places[1])}")
     return found + _observed(old, new)
+
+
+def cpu(factor: float) -> str:
+    """In words, that it took so many times as long for the same."""
+    how = f"{factor - 1:.0%} slower" if factor > 1 else f"{1 / factor - 1:.0%} faster"
+    return f"the CPU was {how} (a neighbour, or its clock)"
 
 
 def _observed(old: Record, new: Record) -> list[str]:

@@ -59,6 +59,7 @@ class Nights:
             "load": replace(TRIAL.load, foreign_cpu=more.pop("foreign", 0.001), reason=""),
             "parity": more.pop("parity", TRIAL.parity),
             "error": more.pop("error", None),
+            "core": r.CoreFacts(readings_ns=[more.pop("core_ns")]) if "core_ns" in more else None,
         }
         scope = more.pop("scope", "end_to_end")
         trials = [

@@ -95,6 +95,45 @@ def test_fewer_trials_than_usual_must_lie_farther_off(nights, rng, judged):
     assert spreads[0] < 0.8 * spreads[2]
 
 
+@pytest.mark.parametrize(
+    ("factor", "core_ns", "word"),
+    [
+        (1.25, 3500, "cannot tell"),  # the CPU explains it
+        (1.15, 3500, "cannot tell"),
+        (1.40, 3500, "slower"),  # more than it explains
+        (1.00, 3500, "same"),
+        (0.80, 3500, "faster"),
+        (0.85, 2380, "cannot tell"),
+        (1.08, 2860, "slower"),  # within 3 % it is as fast
+        (1.08, 2380, "slower"),
+        (1.25, None, "slower"),  # nobody knows
+    ],
+)
+def test_what_the_cpu_was_slower_by_is_no_change_of_the_cell(nights, rng, judged, factor, core_ns, word):
+    """A host that was busy all night, on a machine that is fresh every night: it looks like a slower machine."""
+    more = {"core_ns": core_ns} if core_ns else {}
+    new = look(nights, rng, factor, **more)
+    (found,) = judged(
+        new, look(nights, rng, factor, again_of=new, **more), history=nights.steady(20, rng, core_ns=2800)
+    )
+    assert found.word == word
+    assert found.regression == (word == "slower")
+    assert found.effects[0] == pytest.approx(factor - 1, abs=0.02)
+    if word == "cannot tell":
+        how = "slower" if factor > 1 else "faster"
+        assert re.search(rf"but the CPU was \d+% {how} \(a neighbour, or its clock\)", found.detail)
+        assert verdict.worth_another_look(judged(new, history=nights.steady(20, rng, core_ns=2800))) == []
+    elif core_ns == 3500 and word != "same":
+        assert "the CPU was 25% slower (a neighbour, or its clock)" in found.causes
+
+
+def test_only_the_same_arithmetic_tells_how_fast_the_cpu_was(nights, rng, judged):
+    new = look(nights, rng, 1.25, core_ns=3500, environment={"numpy": "2.5.0"})
+    again = look(nights, rng, 1.25, again_of=new, core_ns=3500, environment={"numpy": "2.5.0"})
+    history = nights.steady(20, rng, core_ns=2800, environment={"numpy": "2.4.6"})
+    assert words(judged(new, again, history=history)) == ["slower"]
+
+
 @pytest.mark.parametrize("more", [{"foreign": 0.5}, {"runtimes": {"onnxruntime": "1.32"}}, {"scope": "compute"}])
 def test_a_rerun_of_something_else_does_not_count(nights, rng, judged, more):
     new = look(nights, rng, 1.08)
