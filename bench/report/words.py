@@ -94,9 +94,14 @@ Core = tuple[str, int]
 
 
 def core_of(record: Record) -> Core | None:
-    """How many nanoseconds the CPU took for the same arithmetic while it was measured, by which version of numpy."""
+    """How many nanoseconds the CPU took for the same arithmetic while it was measured, by which version of numpy.
+
+    None where nobody knows, and for what another device timed by its own clock: that is no matter of the CPU's.
+    """
     core_ns = record.evidence.core_ns
-    return (str(record.environment.get("numpy")), core_ns) if core_ns else None
+    if not core_ns or (record.latency and record.latency.clock != "host"):
+        return None
+    return str(record.environment.get("numpy")), core_ns
 
 
 def times_as_slow(core: Core | None, other: Core | None) -> float | None:

@@ -107,6 +107,10 @@ def test_what_the_cpu_was_faster_by_wins_nothing(make, near):
     assert any("tie" in cell for row in rows for cell in row)
     assert figure(at(fast, 2800)).beats(figure(at(slow, 3500, "2.5.0")))  # another numpy: nobody knows
     assert figure(at(fast, 2800)).beats(figure(slow))
+    of_device = [
+        msgspec.structs.replace(r, latency=msgspec.structs.replace(r.latency, clock="device")) for r in (fast, slow)
+    ]
+    assert figure(at(of_device[0], 2800)).beats(figure(at(of_device[1], 3500)))  # its clock, its speed
 
 
 figures = st.builds(
