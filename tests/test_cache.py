@@ -154,6 +154,7 @@ def test_facts_that_are_no_json_are_the_builders_fault(cache):
 
 BUILD = """
 import os, sys, time
+import shlex
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from bench.cache import Cache
@@ -388,7 +389,8 @@ def test_a_disk_that_is_really_full(tmp_path):
     (tmp_path / "disk").mkdir()
     program = tmp_path / "program.py"
     program.write_text(FULL.format(root=str(ROOT), folder=str(tmp_path / "disk")))
-    script = f"mount -t tmpfs -o size=1m none {tmp_path / 'disk'} && exec {sys.executable} {program}"
+    disk, python, own = (shlex.quote(str(path)) for path in (tmp_path / "disk", sys.executable, program))
+    script = f"mount -t tmpfs -o size=1m none {disk} && exec {python} {own}"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip(f"needs to mount a small disk: {done.stderr.strip()}")

@@ -9,6 +9,7 @@ import getpass
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -305,7 +306,7 @@ def scratch() -> Path:
     return Path(tempfile.mkdtemp(prefix="db-rig-"))
 
 
-PYTHON = sys.executable
+PYTHON = shlex.quote(sys.executable)  # for scripts: a checkout may lie in a folder with a space in its name
 # One short trial, whoever else is busy.
 FAST = ("--trials", "1", "--max-time", "0.2", "--min-time", "0.05", "--max-foreign-cpu", "1")
 
@@ -427,4 +428,4 @@ def wrong_clock(folder: Path) -> Path:
     """An interpreter of a machine whose clock is wrong, for it and for all that it starts."""
     (folder / "clock.py").write_text(CLOCK)
     path = folder / "python-with-a-wrong-clock"
-    return script(path, f'exec {PYTHON} -I {folder / "clock.py"} {path} "$@"')
+    return script(path, f'exec {PYTHON} -I {shlex.quote(str(folder / "clock.py"))} {shlex.quote(str(path))} "$@"')
