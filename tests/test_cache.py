@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -154,7 +155,6 @@ def test_facts_that_are_no_json_are_the_builders_fault(cache):
 
 BUILD = """
 import os, sys, time
-import shlex
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from bench.cache import Cache
