@@ -464,6 +464,7 @@ import time
 import numpy as np
 from bench.parity.compare import TOLERANCES, compare
 from bench.parity.sense import movement
+time.sleep(0.3)  # numpy's own threads spin for an eighth of a second when it is imported
 a = {"y": np.random.default_rng(0).standard_normal(1 << 20).astype(np.float32)}
 compare(a, a, TOLERANCES["fp32"])
 movement(a, {"y": -a["y"]})

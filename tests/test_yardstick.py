@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 
 import msgspec
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from bench import fold as folds
 from bench import record as r
-from bench.evidence import yardstick
+from bench.evidence import cores, yardstick
 from bench.evidence.yardstick import Alone, Yardstick
 from bench.fold import core
 from bench.fold import evidence as folded
@@ -27,6 +28,7 @@ def read(*readings_ns, waited_s=0.0, **facts):
 
 
 def test_a_reading_is_the_time_of_the_arithmetic_and_is_kept():
+    time.sleep(0.2)  # after a product numpy's own threads spin for an eighth of a second
     here = Yardstick()
     here.begin()
     assert not here.between()
@@ -47,8 +49,10 @@ def test_several_threads_read_every_cpu_and_may_use_all_of_them_afterwards():
     assert os.sched_getaffinity(0) == allowed
 
 
-def test_threads_of_ones_own_are_no_neighbour(monkeypatch):
+@pytest.mark.parametrize("siblings", [False, True])
+def test_threads_of_ones_own_are_no_neighbour(monkeypatch, siblings):
     monkeypatch.setattr(yardstick, "OWN_TRIES", 2)
+    monkeypatch.setattr(yardstick, "siblings", lambda: siblings)
     busy, stop = np.ones((300, 300)), threading.Event()
 
     def spin():
@@ -58,7 +62,9 @@ def test_threads_of_ones_own_are_no_neighbour(monkeypatch):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one CPU: threads cannot run beside each other")
     thread = threading.Thread(target=spin)
-    here = Yardstick()
+    here = Yardstick(threads=2)
+    time.sleep(0.2)  # until numpy's own threads have come to rest
+    assert not yardstick.another_runs()
     thread.start()
     try:
         taken = [here._taken(yardstick.WARM_NS, yardstick.PRODUCTS) for _ in range(20)]
@@ -66,6 +72,21 @@ def test_threads_of_ones_own_are_no_neighbour(monkeypatch):
         stop.set()
         thread.join()
     assert None in taken
+    if siblings:  # a thread on the same core would look like a neighbour, so it is not left to chance
+        assert taken.count(None) >= 18
+
+
+def test_only_threads_that_may_share_a_core_are_looked_for(tmp_path):
+    for cpu, text in enumerate(("0", "1")):
+        folder = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{text}\n")
+    (tmp_path / "sys/devices/system/cpu/online").write_text("0-1\n")
+    assert not cores.siblings(str(tmp_path))
+    for text in ("0-1", "0,1"):
+        (folder / "thread_siblings_list").write_text(f"{text}\n")
+        assert cores.siblings(str(tmp_path))
+    assert not cores.siblings(str(tmp_path / "none"))
 
 
 def standing_in(monkeypatch, readings, limit_s=60.0):

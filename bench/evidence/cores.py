@@ -87,6 +87,12 @@ def virtual(root: str = "/") -> str:
     return ""
 
 
+def siblings(root: str = "/") -> bool:
+    """Whether any two CPUs are hyper-threads of one core, as far as the kernel tells."""
+    lists = (read(f"{root}/{CPU}/cpu{cpu}/topology/thread_siblings_list") or "" for cpu in _cpus(root))
+    return any("," in one or "-" in one for one in lists)
+
+
 def parse(text: str) -> tuple[int, ...]:
     """`0,2-3` as (0, 2, 3), as the kernel writes lists of CPUs."""
     found: list[int] = []
