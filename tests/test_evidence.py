@@ -563,6 +563,7 @@ def test_beside_a_hog_no_case_is_published_as_clean(cli, mlp_path, tmp_path):
         "mlp on fake: trial 1 of 1",
         "mlp on fake: trial 2 of 2, 1 noisy",
     ]
+    assert "--cooldown 60 waits for quiet" in done.stderr
     table = done.stdout
     assert re.search(r"noisy\S*: others used", table)
     assert "Timing in ms" not in table

@@ -30,6 +30,10 @@ from bench.cli.scenario import parse, scenario_options
 # Six processes are the fewest that give an interval. If it is too wide, ten and fourteen are the next numbers worth
 # their time: one and two at either end are left out, and the looks before are allowed for (bench/measure/stats.py).
 MAX_TRIALS = 14
+WHEN_NOISY = (
+    "where it is noisy: --cooldown 60 waits for quiet before each trial, `deploybench selfcheck` says what would quiet "
+    "the machine and which CPUs are quiet, --max-foreign-cpu 1 prints what was measured, marked"
+)
 
 measure_options = stacked(
     click.option(
@@ -344,6 +348,8 @@ def show(records: Sequence[Any], settings: dict[str, Any], *, whole: bool = True
             click.echo(text, err=True)
         for text in lottery.said(records):
             click.echo(text, err=True)
+        if any(r.status == "noisy" for r in records):
+            click.echo(WHEN_NOISY, err=True)
     statuses = {r.status for r in records}
     if statuses & FAILING or (settings["strict"] and statuses != {"ok"}):
         return 1
