@@ -196,6 +196,8 @@ def test_unknown_noise_is_not_published(cli, mlp_path, tmp_path):
         (record,) = records(fake(cli, tmp_path, mlp_path, trials=trials))
         if record["evidence"]["waited_s"] == 0:
             break
+    else:
+        pytest.skip("a neighbour of this machine made what was timed void, ten times in a row")
     assert record["status"] == "noisy"
     assert "too short to tell" in record["why"]
 
