@@ -6,7 +6,6 @@ written: nothing of that is timed.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ import msgspec
 
 from bench import record
 from bench.evidence.yardstick import Alone
+from bench.fold.core import longer, mean_ns
 from bench.interface import Outputs, Plan
 from bench.store import now
 from bench.worker.client import Worker
@@ -93,16 +93,8 @@ def _others(answer: dict[str, Any], alone: Alone | None) -> str:
     share = answer["load"]["foreign_cpu"]
     if (share or 0.0) > record.MAX_FOREIGN_CPU:
         return f"; others are using {share:.0%} of the CPU"
-    core_ns = _core_ns(answer)
-    if alone is None or core_ns is None or core_ns <= alone.fastest_ns * (1 + alone.slack):
-        return ""
-    return f"; the CPU is {core_ns / alone.fastest_ns - 1:.0%} slower than it can be"
-
-
-def _core_ns(answer: dict[str, Any]) -> int | None:
-    """The yardstick's mean over a stretch; None without a reading."""
-    readings = answer["core"]["readings_ns"]
-    return round(statistics.fmean(readings)) if readings else None
+    taken = longer(mean_ns(record.CoreFacts(**answer["core"])), alone.fastest_ns) if alone else None
+    return f"; the CPU is {taken:.0%} slower than it can be" if alone and (taken or 0.0) > alone.slack else ""
 
 
 def _next_s(soak: Soak, measured_s: float) -> float:
@@ -113,6 +105,7 @@ def _next_s(soak: Soak, measured_s: float) -> float:
 
 def _line(soak: Soak, number: int, began_at: str, at_s: float, answer: dict[str, Any]) -> record.SliceLine:
     observed = msgspec.convert(answer.get("observed"), record.ObservedFacts | None)
+    core_ns = mean_ns(record.CoreFacts(**answer["core"]))
     return record.SliceLine(
         schema=record.SCHEMA,
         id=soak.case_id,
@@ -129,7 +122,7 @@ def _line(soak: Soak, number: int, began_at: str, at_s: float, answer: dict[str,
         load=record.LoadFacts(**answer["load"]),
         observed=msgspec.structs.replace(observed, timeline=[]) if observed else None,
         rss_bytes=answer["rss_bytes"],
-        core_ns=_core_ns(answer),
+        core_ns=None if core_ns is None else round(core_ns),
     )
 
 

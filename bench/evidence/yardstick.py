@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.evidence.clocks import read
+from bench.evidence.clocks import threads
 from bench.evidence.cores import siblings
 from bench.evidence.load import Snapshot, snapshot
 from bench.interface import Array
@@ -177,14 +177,9 @@ class Yardstick:
 
 
 def another_runs() -> bool:
-    """Whether another thread of this process is running now, or ready to. Takes 25 us for each that there is."""
-    own = str(threading.get_native_id())
-    for thread in os.listdir("/proc/self/task"):
-        # The state is behind the name, which may hold anything.
-        stat = read(f"/proc/self/task/{thread}/stat") if thread != own else None
-        if stat and stat.rpartition(")")[2].split()[:1] == ["R"]:
-            return True
-    return False
+    """Whether another thread of this process is running now, or ready to."""
+    own = threading.get_native_id()
+    return any(thread != own and fields[:1] == ["R"] for thread, fields in threads(os.getpid()))
 
 
 def fastest_ns() -> int:

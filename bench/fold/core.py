@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Iterable
 
 from bench.evidence.yardstick import fastest_of
-from bench.record import CaseLine, TrialLine
+from bench.record import CaseLine, CoreFacts, TrialLine
 
 # Beside somebody who hardly ever leaves few of a trial's readings are of a core left alone.
 SHARE_ALONE = 0.1
@@ -40,9 +40,12 @@ def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
 
 def slowed(trial: TrialLine, fastest: float | None) -> float | None:
     """How much longer than the fastest the trial's readings are in the mean, as a share; None where it is not known."""
-    if trial.core is None or not trial.core.readings_ns:
-        return None
-    return longer(statistics.fmean(trial.core.readings_ns), fastest)
+    return longer(mean_ns(trial.core), fastest)
+
+
+def mean_ns(core: CoreFacts | None) -> float | None:
+    """The mean of the readings; None without any."""
+    return statistics.fmean(core.readings_ns) if core and core.readings_ns else None
 
 
 def longer(core_ns: float | None, fastest: float | None) -> float | None:

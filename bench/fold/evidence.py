@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from bench.fold.core import MOST_LOST, crowded, slowed
+from bench.fold.core import MOST_LOST, crowded, mean_ns, slowed
 from bench.fold.gpu import gpu_of, shared
 from bench.record import (
     CaseLine,
@@ -68,7 +68,7 @@ def evidence_of(
 
 def _core_ns(used: Sequence[TrialLine]) -> int | None:
     """What the yardstick's arithmetic took in these trials: the mean of their means."""
-    means = [statistics.fmean(t.core.readings_ns) for t in used if t.core and t.core.readings_ns]
+    means = [ns for t in used if (ns := mean_ns(t.core)) is not None]
     return round(statistics.fmean(means)) if means else None
 
 

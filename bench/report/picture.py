@@ -8,7 +8,7 @@ from bench import drawing
 from bench.drawing import GREY, INK, SOFT, WARM
 from bench.record import Record, SpanFacts
 from bench.report import words
-from bench.report.soak import change, disturbed
+from bench.report.soak import change
 
 WIDTH_IN, PANEL_IN = 9.0, 1.6
 FIRST_PANEL_IN = 2.8
@@ -69,7 +69,7 @@ def _line(values: list[float | None], scale: float) -> list[float]:
 
 def _shade(axis: Any, spans: list[SpanFacts], unit_s: float) -> None:
     for s in spans:
-        colour = WARM if s.throttle else GREY if disturbed(s) else None
+        colour = WARM if s.throttle else GREY if words.disturbed(s) else None
         if colour:
             axis.axvspan(s.at_s / unit_s, (s.at_s + s.seconds) / unit_s, color=colour, alpha=0.18, linewidth=0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bench.record import MAX_FOREIGN_CPU, Record, SoakFacts, SpanFacts
+from bench.record import Record, SoakFacts, SpanFacts
 from bench.report import words
 from bench.report.blocks import Block, Table, markdown
 from bench.report.sections import Named, Section, setting
@@ -86,13 +86,8 @@ def _row(named: Named) -> list[str]:
 
 def _others(record: Record, soak: SoakFacts) -> str:
     """What they did on the whole, and in how many slices it was more than is accepted: a tail may be theirs."""
-    busy = sum(disturbed(s) for s in soak.spans)
+    busy = sum(words.disturbed(s) for s in soak.spans)
     return words.others(record.evidence) + (f", busy in {busy} of {len(soak.spans)} slices" if busy else "")
-
-
-def disturbed(span: SpanFacts) -> bool:
-    """Whether others used or slowed the CPU more than is usually accepted."""
-    return max(span.foreign_cpu or 0.0, span.core_slowed or 0.0) > MAX_FOREIGN_CPU
 
 
 def _at(soak: SoakFacts, q: float) -> int | None:

@@ -90,6 +90,11 @@ def others(seen: EvidenceFacts | SpanFacts) -> str:
     return ("unknown" if seen.foreign_cpu is None else f"{seen.foreign_cpu:.1%}") + slowed
 
 
+def disturbed(seen: EvidenceFacts | SpanFacts) -> bool:
+    """Whether others used or slowed the CPU more than is usually accepted, as far as is known."""
+    return max(seen.foreign_cpu or 0.0, seen.core_slowed or 0.0) > MAX_FOREIGN_CPU
+
+
 Core = tuple[str, int]
 
 
@@ -155,7 +160,7 @@ def marks_of(record: Record) -> list[str]:
     holds = {
         "ᵃ": not parity.independent,
         "ᵇ": parity.tolerance.relaxed,
-        "ᶜ": evidence.foreign_cpu is None or max(evidence.foreign_cpu, evidence.core_slowed or 0.0) > MAX_FOREIGN_CPU,
+        "ᶜ": evidence.foreign_cpu is None or disturbed(evidence),
         "ᵈ": evidence.trials - evidence.trials_noisy < evidence.trials_wanted or not evidence.complete,
         "ᵉ": parity.reference.producer == "as supplied",
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),
