@@ -53,10 +53,10 @@ def measuring(file: MatrixFile) -> dict[str, Any]:
     flags = {key: f"--{key.replace('_', '-')}" for key in file.measure}
     argv = [part for key, said in file.measure.items() for part in (flags[key], str(said.value))]
     try:
-        given: dict[str, Any] = run.command.make_context("run", ["model", *argv]).params
-        asked.check(given)
-        run.thoroughness(given)
-        return given
+        with run.command.make_context("run", ["model", *argv]) as context:  # in it, what was given can be told
+            asked.check(context.params)
+            run.thoroughness(context.params)
+            return context.params
     except click.ClickException as error:
         text, hint, cause = error.format_message(), "", error
     except BenchError as error:

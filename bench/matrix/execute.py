@@ -15,7 +15,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +131,14 @@ class Run:
             lock = self.turns.setdefault(boot, threading.Lock())
         with lock:
             yield
+
+
+def by_device(cases: Iterable[Case]) -> dict[str, list[Case]]:
+    """The cases of each device, in their order."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        found.setdefault(case.device, []).append(case)
+    return found
 
 
 def blocks(cases: Sequence[Case]) -> list[list[Case]]:
@@ -317,8 +325,5 @@ def execute(
     Raises:
         BenchError: the results folder cannot be written, or a lane broke off.
     """
-    by_device: dict[str, list[Case]] = {}
-    for case in cases:
-        by_device.setdefault(case.device, []).append(case)
-    lanes = [Lane(name, _Device(run, places[name], found).work) for name, found in by_device.items()]
+    lanes = [Lane(name, _Device(run, places[name], found).work) for name, found in by_device(cases).items()]
     executor(lanes)

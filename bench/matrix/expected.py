@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import RecordError
+from bench.matrix.execute import blocks, by_device
 from bench.measure.scenarios import longest_s
 from bench.record import CaseLine, TrialLine
 from bench.runner import Case, Settings
@@ -44,10 +45,16 @@ def by_plan(case: Case, settings: Settings, cores: int | None = None) -> float:
 
 
 def expected(cases: Mapping[str, Case], settings: Settings, results: Path) -> dict[str, Expected]:
-    """By cell. Records count if they had as many trials as are wanted now."""
+    """By cell. Records count if they had as many trials as are wanted now.
+
+    Where trials are spread over a time, a block of cells takes no less than that, and each its part of it.
+    """
     took = recorded(cases, results / "records", settings.trials)
+    spread_s = settings.spread_s or 0.0
+    together = [block for found in by_device(cases.values()).values() for block in blocks(found)]
+    least = {id(case): spread_s / len(block) for block in together for case in block}
     return {
-        cell: Expected(took[cell], True) if cell in took else Expected(by_plan(case, settings), False)
+        cell: Expected(max(took.get(cell, by_plan(case, settings)), least[id(case)]), cell in took)
         for cell, case in cases.items()
     }
 

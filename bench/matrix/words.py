@@ -125,6 +125,7 @@ MEASURE: Mapping[str, Callable[[Any], Value]] = {
     "tolerance": text,
     "max_foreign_cpu": number(0, exactly=True, highest=1),
     "cooldown": number(1, exactly=True, highest=3600),
+    "spread": text,
 }
 BUDGET: Mapping[str, Callable[[Any], Value]] = {"total": SECONDS, "cell": SECONDS}
 RETRY: Mapping[str, Callable[[Any], Value]] = {"times": whole(0, 10), "wait": number(0, exactly=True, highest=86400)}

@@ -100,6 +100,18 @@ def test_a_dry_run_runs_nothing(matrix):
     assert "by their last records" in m("--dry-run").stderr
 
 
+def test_trials_are_spread_and_how_long_that_takes_is_foreseen(matrix):
+    measure = "[measure]\ntrials = 2\nspread = '3s'\ntarget = 'none'\nmax_time = 0.05\nmax_foreign_cpu = 1\n"
+    m = matrix(latencies=(10, 20), devices=("local", "fake:banner"), measure=measure)
+    assert m().code == 0
+    found = m.records()
+    assert len(found) == 4
+    assert {r.evidence.plan.spread_s for r in found} == {3.0}
+    assert all(2 <= r.evidence.trials_over_s <= 30 for r in found)
+    lines = [json.loads(line) for line in m("--dry-run", "--json").stdout.splitlines()]
+    assert all(line["recorded"] and line["expected_s"] >= 1.5 for line in lines)
+
+
 def test_ctrl_c_says_how_to_go_on_and_that_does(matrix):
     m = matrix(latencies=(10, 20, 30), measure=LONG.replace("trials = 2", "trials = 3"))
     running = start(m)
@@ -201,6 +213,8 @@ def test_nothing_to_resume_begins(matrix):
         ("trials = 1", "trials = 5\nmax_trials = 2", "line 8: [measure] --max-trials 2 is less than --trials 5"),
         ("trials = 1", "trials = 1\ntolerance = 'lax'", "line 9: [measure] --tolerance 'lax' cannot be read"),
         ("trials = 1", "trials = 1\ntarget = '200%'", "line 9: [measure] --target '200%' is not between"),
+        ("trials = 1", "trials = 1\nspread = '10m'", "line 8: [measure] --spread means nothing with --trials 1"),
+        ("trials = 1", "trials = 2\nspread = '10'", "line 9: [measure] --spread 10 is no time"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_runs(matrix, old, new, says):
