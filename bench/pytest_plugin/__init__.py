@@ -69,43 +69,43 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"deploybench: {error}") from None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "deploybench" not in metafunc.fixturenames or not metafunc.definition.get_closest_marker(MARKER):
         return
     from bench.errors import BenchError
     from bench.pytest_plugin.asked import cases
 
-    config = metafunc.config
+    config, words = metafunc.config, marked(metafunc.definition)
     try:
-        found = cases(marked(metafunc.definition), names(config, "backend"), names(config, "device"))
+        found = cases(words, names(config, "backend"), names(config, "device"))
     except BenchError as error:
         text = f"{metafunc.definition.nodeid}: @pytest.mark.deploybench: {error}"
         raise pytest.fail.Exception(text, pytrace=False) from None
+    none = []
     if "benchmark" in metafunc.fixturenames and not config.pluginmanager.has_plugin("benchmark"):
-        # Without pytest-benchmark the same suite still runs: its fixture is None, and measurements are only recorded.
-        with_none = [pytest.param(p.values[0], None, marks=p.marks, id=p.id) for p in found]
-        metafunc.parametrize(("deploybench", "benchmark"), with_none, indirect=["deploybench"])
-    else:
-        metafunc.parametrize("deploybench", found, indirect=True)
+        none.append("benchmark")  # without pytest-benchmark the same suite still runs: measurements are only recorded
+    if words.get("model"):
+        none.append("deploybench_model")  # that fixture is for others, however many models it has
+    given = [pytest.param(*p.values, *(None for _ in none), marks=p.marks, id=p.id) for p in found]
+    # By a marker, because pytest lets one replace a fixture's own `params`, and refuses a second `parametrize` of it.
+    asked = pytest.mark.parametrize(("deploybench", *none), given, indirect=["deploybench"])
+    metafunc.definition.add_marker(asked)
 
 
 @pytest.fixture
-def deploybench(request: pytest.FixtureRequest) -> Iterator[Session]:
+def deploybench(request: pytest.FixtureRequest, deploybench_model: str | Path | None) -> Iterator[Session]:
     """A session of a model on a backend, in a worker process, as the marker `deploybench` asks for it."""
     if not request.node.get_closest_marker(MARKER):
         pytest.fail("the fixture `deploybench` needs the marker: @pytest.mark.deploybench(MODEL, ...)", pytrace=False)
-    with _suite(request.config).session(request) as session:
+    with _suite(request.config).session(request, deploybench_model) as session:
         yield session
 
 
 @pytest.fixture
-def deploybench_model() -> str | Path:
-    """The model of tests whose marker names none: override it with a fixture that returns a path."""
-    pytest.fail(
-        "no model: name one in @pytest.mark.deploybench(MODEL), or write a fixture `deploybench_model` that returns "
-        "the path of an .onnx file",
-        pytrace=False,
-    )
+def deploybench_model() -> str | Path | None:
+    """The model of tests whose marker names none. Override it with a fixture that returns a path, or has `params`."""
+    return None
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,7 +14,7 @@ import pytest
 from bench.cache import Cache
 from bench.cli import chosen
 from bench.cli.options import default_cache
-from bench.errors import BenchError
+from bench.errors import BenchError, UsageError
 from bench.evidence import environment
 from bench.interface import Options, Probe
 from bench.matrix.contact import contact
@@ -45,12 +45,12 @@ class Suite:
         self._preparation = Preparation()
 
     @contextmanager
-    def session(self, request: pytest.FixtureRequest) -> Iterator[Session]:
+    def session(self, request: pytest.FixtureRequest, model: str | Path | None) -> Iterator[Session]:
         """The session that a test asks for. It starts no process before it is used."""
         with self._turn():
             words = marked(request.node)
             try:
-                session = self._session(request, words, request.param)
+                session = self._session(request, words, request.param, model)
             except BenchError as error:
                 raise pytest.fail.Exception(str(error), pytrace=False) from None
             try:
@@ -58,12 +58,24 @@ class Suite:
             finally:
                 session.close()
 
-    def _session(self, request: pytest.FixtureRequest, words: Mapping[str, Any], case: Mapping[str, Any]) -> Session:
+    def _session(
+        self,
+        request: pytest.FixtureRequest,
+        words: Mapping[str, Any],
+        case: Mapping[str, Any],
+        model: str | Path | None,
+    ) -> Session:
         backend = find(case["backend"])
         place = chosen.place(case["device"], self._cache, self._say, asked.limits(words))
         self._require(backend, place)
-        model = _path(case["model"] or request.getfixturevalue("deploybench_model"), request.path.parent)
-        (found,) = chosen.cases([model], [backend], asked.wanted(words, case), place)
+        named = case["model"] or model
+        if named is None:
+            raise UsageError(
+                "no model: name one in @pytest.mark.deploybench(MODEL), or write a fixture `deploybench_model` that "
+                "returns the path of an .onnx file"
+            )
+        path = _path(named, request.path.parent)
+        (found,) = chosen.cases([path], [backend], asked.wanted(words, case), place)
         machine, peaks = self._machine_of(place, backend)
         settings = asked.settings(words)
         journal = Journal(self._files, machine)

@@ -259,6 +259,29 @@ def test_beside(deploybench):
     done.assert_outcomes(passed=2)
 
 
+def test_models_of_a_fixture_with_params_are_tests_of_their_own_and_a_named_model_is_none_of_them(suite, mlp_path):
+    for name in ("a", "b"):
+        (suite.folder / f"{name}.onnx").write_bytes(mlp_path.read_bytes())
+    done = suite(
+        """
+@pytest.fixture(params=["a.onnx", "b.onnx"])
+def deploybench_model(request):
+    return request.param
+
+@ask(backends="fake", batch=[2, 3])
+def test_any(deploybench):
+    deploybench.assert_parity()
+
+@ask("a.onnx", backends="fake", batch=2)
+def test_one(deploybench):
+    deploybench.assert_parity()
+""",
+        "-v",
+    )
+    done.assert_outcomes(passed=5)
+    done.stdout.fnmatch_lines(["*test_any*b.onnx*", "*test_one*"])
+
+
 def test_a_backend_that_is_not_there_skips_with_reason_and_remedy(suite, monkeypatch):
     from bench.interface import Probe
 
