@@ -240,21 +240,22 @@ def _prepare_facts(prepared: Prepared) -> record.PrepareFacts:
 
 
 def _reference_facts(resolved: Resolved, noise: NoiseFloor) -> record.ReferenceFacts | None:
-    """The weakest provenance among the data sets stands for all: one that came without words is `as supplied`."""
+    """Who computed the outputs of its data sets, each named once; outputs that came without words are `as supplied`."""
     known = [d for d in resolved.data_sets if d.expected is not None and d.provenance is not None]
-    if not known:
+    made = {d.provenance for d in known if d.provenance}
+    if not made:
         return None
-    first = known[0].provenance
-    assert first is not None
-    producers = {d.provenance.producer for d in known if d.provenance}
+    versions = {p.producer: p.version for p in made}
+    producers = sorted(versions, key=lambda name: (bool(versions[name]), name))  # who has no version comes first
+    seeds = {p.seed for p in made}
     return record.ReferenceFacts(
-        producer=public(" and ".join(sorted(producers))),
-        version=public(first.version),
-        settings=public(first.settings),
+        producer=public(" and ".join(producers)),
+        version=public(" and ".join(versions[name] for name in producers if versions[name])),
+        settings=public("; ".join(sorted({p.settings for p in made if p.settings}))),
         sha256=key_of([d.sha256 for d in known]),
         moved=moved(resolved),
-        precision=public(first.precision),
-        seed=first.seed,
+        precision=public(" and ".join(sorted({p.precision for p in made if p.precision}))),
+        seed=seeds.pop() if len(seeds) == 1 else None,
         noise=[msgspec.convert(n, record.NoiseFacts, from_attributes=True) for n in noise.outputs],
         noise_reason=public(noise.reason),
         constant=constant(resolved),

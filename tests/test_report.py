@@ -269,6 +269,7 @@ def test_a_cell_is_short_and_the_list_has_all():
         ("ᶜ", {"max_foreign_cpu": 1.0}, {"foreign": None}),
         ("ᵈ", {"trials_wanted": 9}, {}),
         ("ᵉ", {"reference": replace(CASE.reference, producer="as supplied")}, {}),
+        ("ᵉ", {"reference": replace(CASE.reference, producer="as supplied and torch")}, {}),
         ("ᶠ", {"notes": ["input-blind: it moves by 0.1 %"]}, {}),
         ("ᵍ", {"notes": ["not finite: the reference output y"]}, {}),
     ],
@@ -280,6 +281,19 @@ def test_a_number_that_needs_a_footnote_has_it(mark, line, trial):
     assert f"){mark} |" in text
     assert f"\n{mark} {words.MARKS[mark]}" in text
     assert [m for m in words.MARKS if m in text] == [mark]
+
+
+@pytest.mark.parametrize(
+    ("producer", "version", "says"),
+    [
+        ("torch", "2.13", "torch 2.13"),
+        ("as supplied", "", "as supplied"),
+        ("as supplied and torch", "2.13", "as supplied and torch 2.13"),
+        ("onnxruntime and torch", "1.31 and 2.13", "onnxruntime 1.31 and torch 2.13"),
+    ],
+)
+def test_every_judge_is_named_with_its_own_version(producer, version, says):
+    assert words.judges(replace(CASE.reference, producer=producer, version=version)) == says
 
 
 def test_a_number_without_reservations_has_no_footnote():

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from bench.record import OutputFacts, Record
-from bench.report.words import needed, worst
+from bench.report.words import judges, needed, worst
 from bench.runner import Case
 
 # No number came of these, but nothing that the test is about is wrong: it is skipped, with the reason.
@@ -60,7 +60,7 @@ def _wrong(record: Record, case: Case) -> str:
         "output": _share(output),
         "worst": _worst(output),
         "tolerance": f"{tolerance.name}: {allowed}{_allowed_there(output)}",
-        "judged by": f"{parity.reference.producer} {parity.reference.version}, on input {parity.feed}, {when}".strip(),
+        "judged by": f"{judges(parity.reference)}, on input {parity.feed}, {when}",
         "remedy": re.sub(r"--tolerance (\S+)", r'tolerance="\1"', needed(record)),
         "which layer": localize(case),
     }
@@ -140,7 +140,7 @@ def facts(record: Record) -> dict[str, Any]:
             "passed": parity.passed,
             "grade": parity.grade,
             "independent": parity.independent,
-            "reference": f"{parity.reference.producer} {parity.reference.version}".strip(),
+            "reference": judges(parity.reference),
             "tolerance": parity.tolerance.name,
             "max_rel_scale": max(
                 (o.max_rel_scale for o in parity.outputs if o.max_rel_scale is not None), default=None

@@ -194,7 +194,7 @@ def _answers_row(named: Named, *, with_task: bool) -> list[str]:
         named.column,
         words.error_and_noise(record),
         words.escape(parity.grade if parity.grade != "wrong" else parity.tolerance.name),
-        words.escape(f"{parity.reference.producer} {parity.reference.version}"),
+        words.escape(words.judges(parity.reference)),
         words.median_ms(cold.load_s if cold else None),
         words.median_ms(cold.first_run_s if cold else None),
         words.megabytes(record.memory.peak_rss_bytes if record.memory else None),

@@ -6,7 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.record import MAX_FOREIGN_CPU, EvidenceFacts, OutputFacts, Record, SpanFacts, SpreadFacts
+from bench.record import (
+    MAX_FOREIGN_CPU,
+    EvidenceFacts,
+    OutputFacts,
+    Record,
+    ReferenceFacts,
+    SpanFacts,
+    SpreadFacts,
+)
 
 P99, P999 = 0.99, 0.999
 _BARS = "▁▂▃▄▅▆▇█"
@@ -82,6 +90,14 @@ def published(record: Record) -> bool:
 def emulated(record: Record) -> bool:
     """Whether software imitated the processor or the GPU: then its times are nobody's."""
     return record.evidence.emulated != ""
+
+
+def judges(reference: ReferenceFacts) -> str:
+    """Who computed the reference outputs, each with its version, as far as that was said."""
+    names, versions = (text.split(" and ") for text in (reference.producer, reference.version))
+    if len(names) != len(versions):  # the first has none
+        return f"{reference.producer} {reference.version}".strip()
+    return " and ".join(f"{name} {version}".strip() for name, version in zip(names, versions, strict=True))
 
 
 def others(seen: EvidenceFacts | SpanFacts) -> str:
@@ -162,7 +178,7 @@ def marks_of(record: Record) -> list[str]:
         "ᵇ": parity.tolerance.relaxed,
         "ᶜ": evidence.foreign_cpu is None or disturbed(evidence),
         "ᵈ": evidence.trials - evidence.trials_noisy < evidence.trials_wanted or not evidence.complete,
-        "ᵉ": parity.reference.producer == "as supplied",
+        "ᵉ": "as supplied" in parity.reference.producer.split(" and "),
         "ᶠ": any(note.startswith("input-blind") for note in record.notes),
         "ᵍ": any(note.startswith("not finite") for note in record.notes),
         "ʰ": emulated(record),

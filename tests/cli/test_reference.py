@@ -13,6 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.report import words
+
 ORT = importlib.util.find_spec("onnxruntime") is not None
 pytestmark = pytest.mark.skipif(not ORT, reason='run: pip install "deploybench[cpu]"')
 FAST = ("--trials", "1", "--max-trials", "1", "--min-time", "0.05", "--max-time", "0.3", "--min-count", "8")
@@ -227,6 +229,25 @@ def test_beside_the_model_itself(cli, tmp_path):
         "test_data_set_0",
         "test_data_set_1",
     ]
+
+
+def test_one_output_that_was_supplied_and_one_that_was_not(cli, tmp_path):
+    """A folder as in ONNX's own tests: for its one input it has the output, for the other it must be computed."""
+    path = model(tmp_path / "model", [helper.make_node("Relu", ["x"], ["y"])], [out("y")], name="model.onnx")
+    (path.parent / "test_data_set_0").mkdir()
+    for name, value in (("input_0", X), ("output_0", np.maximum(X, 0))):
+        proto = numpy_helper.from_array(value)
+        (path.parent / "test_data_set_0" / f"{name}.pb").write_bytes(proto.SerializeToString())
+    done = cli("run", "model", "-b", "fake", *ANY, "--json")
+    (record,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert record["status"] == "ok", done.stdout
+    said = record["parity"]["reference"]
+    assert said["producer"] == "as supplied and onnxruntime"
+    assert said["version"].startswith("1.")
+    assert (said["precision"], said["settings"] != "") == ("float32", True)
+    table = cli("report").stdout
+    assert f"| as supplied and onnxruntime {said['version']} |" in table
+    assert words.MARKS["ᵉ"] in table
 
 
 def test_a_reference_of_another_model_is_refused(cli, tmp_path):
