@@ -22,6 +22,8 @@ from bench.interface import Array, Feeds, Model, Outputs, Packed, Signature, Val
 TOKEN_BOUND = 8
 # How often inputs are drawn again that came out as others did, as a lone bool will.
 _DRAWS = 64
+# Two different values come back in their old order every other time, eight times in a row hardly ever.
+_SHUFFLES = 8
 GENERATED_FEEDS = 2
 INPUT_SEED = 20261120
 PROVENANCE = "provenance.json"
@@ -86,7 +88,7 @@ def supplied(folder: Path, model: Model, hashes: tuple[str, ...]) -> tuple[tuple
     found: list[DataSet] = []
     notes: list[str] = []
     signature = model.signature
-    for data in sorted(folder.glob("test_data_set_*"), key=lambda p: (len(p.name), p.name)):
+    for data in sorted(folder.glob("test_data_set_*"), key=_in_order):
         feeds = _values(data, "input", signature.inputs)
         if reason := misfit(feeds, signature.inputs):
             notes.append(f"{data.name} is not used: {reason}")
@@ -99,6 +101,19 @@ def supplied(folder: Path, model: Model, hashes: tuple[str, ...]) -> tuple[tuple
         else:
             found.append(DataSet(feeds, dict(expected), provenance))  # type: ignore[arg-type]
     return tuple(found), tuple(notes)
+
+
+def supplied_shapes(folder: Path, inputs: tuple[ValueSpec, ...]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in the folder's first data set, by input; none where it cannot be read."""
+    try:
+        feeds = _values(min(folder.glob("test_data_set_*"), key=_in_order), "input", inputs)
+    except (UsageError, ValueError):  # a broken file, or no data set
+        return {}
+    return {name: value.shape for name, value in feeds.items() if isinstance(value, np.ndarray)}
+
+
+def _in_order(path: Path) -> tuple[int, str]:
+    return len(path.name), path.name
 
 
 def _said(folder: Path) -> Mapping[str, Any] | None:
@@ -215,8 +230,33 @@ def with_generated(found: tuple[DataSet, ...], model: Model, bounds: Mapping[str
     if not model.signature.inputs:
         return found[:1] or (DataSet({}),)
     known = {data.sha256 for data in found}
-    more = generated(model, bounds, max(0, GENERATED_FEEDS - len(known)), INPUT_SEED, known)
-    return (*found, *more)
+    lacking = max(0, GENERATED_FEEDS - len(known))
+    like = _shuffled(found[0], lacking, known) if found else ()
+    known.update(data.sha256 for data in like)
+    return (*found, *like, *generated(model, bounds, lacking - len(like), INPUT_SEED, known))
+
+
+def _shuffled(data: DataSet, count: int, known: set[str]) -> tuple[DataSet, ...]:
+    """So many inputs with the values of this one in another order: indices, sizes and lengths stay possible ones.
+
+    Fewer where the order of the values leaves no choice.
+    """
+    seen, found = set(known), list[DataSet]()
+    for draw in range(INPUT_SEED, INPUT_SEED + _SHUFFLES + count):
+        if len(found) >= count:
+            break
+        feeds = {name: _in_another_order(name, value, draw) for name, value in data.feeds.items()}
+        if (other := DataSet(feeds)).sha256 not in seen:
+            seen.add(other.sha256)
+            found.append(other)
+    return tuple(found)
+
+
+def _in_another_order(name: str, value: Any, seed: int) -> Any:
+    if not isinstance(value, np.ndarray):
+        return value
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return generator.permutation(value.ravel()).reshape(value.shape)
 
 
 def generated(

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import catalog, onnxfile
 from bench.cache import Cache, key_of
-from bench.datasets import DataSet, Provenance, random_feeds, supplied, with_generated
+from bench.datasets import DataSet, Provenance, random_feeds, supplied, supplied_shapes, with_generated
 from bench.errors import UsageError
 from bench.interface import Model
 from bench.registry import nearest
@@ -46,7 +46,9 @@ def resolve(
     """
     path, name = locate(reference, cache, say)
     file = onnxfile.read(path)
-    bound = onnxfile.bindings(file, shapes, batch)
+    bound = onnxfile.bindings(
+        file, shapes, batch, lambda: supplied_shapes(path.parent, onnxfile.signature(file.proto).inputs)
+    )
     source_sha256 = file.sha256
     if any(dims != bound[n] for n, dims in file.open_dims.items()):
         file = _bound(file, bound, cache)

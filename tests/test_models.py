@@ -442,6 +442,31 @@ def test_two_different_inputs_at_least(folder, tmp_path, cache):
     assert {bool(d.feeds["flag"]) for d in got(tmp_path / "flag.onnx", cache, batch=None).data_sets} == {True, False}
 
 
+def test_a_second_input_has_the_values_of_the_supplied_one_in_another_order(tmp_path, cache):
+    """Indices stay indices: a made-up one may be beyond what the file does not show."""
+    given = identity(info("ids", T.INT64, [5]), info("x", T.FLOAT, [2, 3]), info("words", T.STRING, [2]))
+    onnx.save(given, tmp_path / "model.onnx")
+    ids, x = np.array([907, 3, 3, 55, -1]), np.arange(6, dtype=np.float32).reshape(2, 3)
+    data_set(tmp_path, input_0=ids, input_1=x, input_2=np.array(["a", "b"], dtype=object))
+    first, second = got(tmp_path, cache, batch=None).data_sets
+    for name, value in first.feeds.items():
+        assert sorted(second.feeds[name].ravel().tolist()) == sorted(value.ravel().tolist())
+        assert (second.feeds[name].shape, second.feeds[name].dtype) == (value.shape, value.dtype)
+    assert first.sha256 != second.sha256
+    assert [d.sha256 for d in got(tmp_path, cache, batch=None).data_sets] == [first.sha256, second.sha256]
+
+
+def test_sizes_to_give_are_those_of_the_test_data(folder, cache):
+    with pytest.raises(UsageError, match="for example: --shape a=1,2 --shape b=1,3, or --batch 1"):
+        got(folder, cache, batch=None)
+    data_set(folder, input_0=ones(7, 2), input_1=ones(7, 3))
+    with pytest.raises(UsageError, match=r"those of its test data for example: --shape a=7,2 --shape b=7,3$"):
+        got(folder, cache, batch=None)
+    (folder / "test_data_set_0" / "input_1.pb").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="or --batch 1"):
+        got(folder, cache, batch=None)
+
+
 def test_nothing_is_made_up_where_enough_was_supplied(tmp_path, cache):
     """A model whose inputs cannot be made up can still be used with its own."""
     onnx.save(identity(info("x", T.FLOAT, [2])), tmp_path / "model.onnx")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
@@ -13,10 +13,16 @@ from bench.errors import UsageError
 from bench.onnxfile.file import Dims, OnnxFile, carry, fed
 
 
-def bindings(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], batch: int | None) -> dict[str, tuple[int, ...]]:
+def bindings(
+    file: OnnxFile,
+    shapes: Mapping[str, tuple[int, ...]],
+    batch: int | None,
+    example: Callable[[], Mapping[str, tuple[int, ...]]] = dict,
+) -> dict[str, tuple[int, ...]]:
     """The shape of every input once the options are applied. Nothing is guessed.
 
     `batch` is the first dimension of every input that leaves it open; where none does, it must be what the file has.
+    `example` is asked for shapes to propose where dimensions are left open: those of the model's own data.
 
     Raises:
         UsageError: an unknown input, a shape that contradicts the file, or a dimension left open.
@@ -34,7 +40,7 @@ def bindings(file: OnnxFile, shapes: Mapping[str, tuple[int, ...]], batch: int |
     closed = {name: _closed(dims, symbols) for name, dims in bound.items()}
     open_ = {name: dims for name, dims in closed.items() if dims is None or not all(_is_size(d) for d in dims)}
     if open_:
-        raise UsageError(f"the model leaves dimensions open: {describe(open_)}", _how_to_close(open_))
+        raise UsageError(f"the model leaves dimensions open: {describe(open_)}", _how_to_close(open_, example()))
     return {name: tuple(int(d) for d in dims or () if d is not None) for name, dims in closed.items()}
 
 
@@ -80,14 +86,19 @@ def _closed(dims: Dims | None, symbols: Mapping[str, int]) -> Dims | None:
     return None if dims is None else tuple(symbols.get(d, d) if isinstance(d, str) else d for d in dims)
 
 
-def _how_to_close(shapes: Mapping[str, Dims | None]) -> str:
-    """The options to give, as they are typed; sizes that are free to choose are 1."""
-    examples = []
+def _how_to_close(shapes: Mapping[str, Dims | None], example: Mapping[str, tuple[int, ...]]) -> str:
+    """The options to give, as they are typed: the example's sizes, or 1 where there is none and any would do."""
+    proposed = []
     for name, dims in shapes.items():
-        sizes = ",".join(str(d) if _is_size(d) else "1" for d in dims) if dims else "SIZE,..."
-        examples.append(f"--shape {shlex.quote(f'{name}={sizes}')}")
+        if name in example and all(example[name]):
+            sizes = ",".join(map(str, example[name]))
+        else:
+            sizes = ",".join(str(d) if _is_size(d) else "1" for d in dims) if dims else "SIZE,..."
+        proposed.append(f"--shape {shlex.quote(f'{name}={sizes}')}")
+    if all(name in example for name in shapes):
+        return f"give their sizes, those of its test data for example: {' '.join(proposed)}"
     batch = all(dims and not _is_size(dims[0]) and all(_is_size(d) for d in dims[1:]) for dims in shapes.values())
-    return f"give their sizes, for example: {' '.join(examples)}{', or --batch 1' if batch else ''}"
+    return f"give their sizes, for example: {' '.join(proposed)}{', or --batch 1' if batch else ''}"
 
 
 def describe(shapes: Mapping[str, Dims | None]) -> str:
