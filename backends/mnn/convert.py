@@ -30,10 +30,9 @@ def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
         raise _failure(model, finished.code, log)
     proven = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
-    if proven["code"] != 0:
+    if problem := proven.get("problem") or (f"code {proven['code']}" if proven["code"] else ""):
         raise UnsupportedModel(
-            f"MNN converted {model.name} and cannot run it (code {proven['code']}):\n{log[-2000:]}",
-            _subgraphs(log),
+            f"MNN converted {model.name} and cannot run it ({problem}):\n{log[-2000:]}", _why_not(log)
         )
     _check_outputs(model.signature, proven["outputs"])
     return Artifact(workdir, (OUTPUT,), model.signature, {"inputs": proven["inputs"]})
@@ -66,9 +65,13 @@ def _failure(model: Model, code: int, log: str) -> PrepareError | UnsupportedMod
     return PrepareError(f"converting {model.name} for MNN failed (exit code {code}):\n{log[-2000:]}")
 
 
-def _subgraphs(log: str) -> str:
-    """Why a converted model may not run here, in the converter's own words."""
-    return "its loops and branches need MNN's Module, which cannot be timed fairly" if "has subgraphs" in log else ""
+def _why_not(log: str) -> str:
+    """Why a converted model may not run here, by the converter's own words."""
+    if "has subgraphs" in log:
+        return "its loops and branches need MNN's Module, which cannot be timed fairly"
+    if "shape compute need input content" in log:
+        return "the shape of a result depends on what an input holds (axes, sizes): make that input a constant"
+    return ""
 
 
 def _check_outputs(signature: Signature, got: dict[str, Any]) -> None:

@@ -75,7 +75,11 @@ def main(source: str, target: str, report: str, shapes: str) -> int:
     sys.addaudithook(refuse_network_and_processes)
     if not convert(source, target):
         return 3
-    Path(report).write_text(json.dumps(run_once(target, json.loads(shapes))), encoding="utf-8")
+    try:
+        said = run_once(target, json.loads(shapes))
+    except Exception as error:  # noqa: BLE001 - MNN raises nothing else
+        said = {"problem": str(error)}
+    Path(report).write_text(json.dumps(said), encoding="utf-8")
     return 0
 
 

@@ -90,6 +90,14 @@ def test_a_conversion_that_makes_nothing(kit):
         kit.backend.prepare(model, kit.options(), workdir, kit.tools)
 
 
+def test_a_shape_that_an_input_decides(kit):
+    """MNN's sessions raise it from a call that has no word for it; what the library printed has."""
+    model = kit.parse("(float[2,3] x, int64[1] axes) => (float y) { y = ReduceSum <keepdims = 0> (x, axes) }")
+    with pytest.raises(UnsupportedModel, match="cannot run it .*createSession failed") as raised:
+        kit.load(model)
+    assert "make that input a constant" in raised.value.hint
+
+
 @pytest.mark.parametrize("kind", ["float16", "double", "int8", "uint32"])
 def test_types_that_it_lacks(kit, kind):
     with pytest.raises(UnsupportedModel, match="MNN takes"):
