@@ -93,7 +93,7 @@ def test_a_conversion_that_makes_nothing(kit):
 def test_a_shape_that_an_input_decides(kit):
     """MNN's sessions raise it from a call that has no word for it; what the library printed has."""
     model = kit.parse("(float[2,3] x, int64[1] axes) => (float y) { y = ReduceSum <keepdims = 0> (x, axes) }")
-    with pytest.raises(UnsupportedModel, match="cannot run it .*createSession failed") as raised:
+    with pytest.raises(UnsupportedModel, match="createSession failed") as raised:
         kit.load(model)
     assert "make that input a constant" in raised.value.hint
 
