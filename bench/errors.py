@@ -56,11 +56,14 @@ class RunError(BenchError):
 
 
 class Crashed(BenchError):
-    """The process that held the runtime died; `signal` is its name (`SIGSEGV`), or None when it exited by itself."""
+    """The process that held the runtime died; `signal` is its name (`SIGSEGV`), or None when it exited by itself.
 
-    def __init__(self, message: str, hint: str = "", signal: str | None = None) -> None:
+    `output` is what it had printed, where that is known.
+    """
+
+    def __init__(self, message: str, hint: str = "", signal: str | None = None, output: str = "") -> None:
         super().__init__(message, hint)
-        self.signal = signal
+        self.signal, self.output = signal, output
 
 
 class HostError(BenchError):

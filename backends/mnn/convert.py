@@ -8,23 +8,32 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.errors import PrepareError, UnsupportedModel
+from bench.errors import Crashed, PrepareError, UnsupportedModel
 from bench.interface import Artifact, Model, Signature, Tools, ValueSpec
 
 OUTPUT = "model.mnn"
 # The types that MNN's tensors hold exactly, as the session feeds them: the others become float32 or lose their sign.
 DTYPES = ("float32", "int32", "int64", "uint8", "bool")
+_CONVERTED = "Converted Success!"
 _OPERATORS = re.compile(r"These Op Not Support: (.+)")
 
 
 def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
-    """The model as `model.mnn` below `workdir`; it has run once, on zeros."""
+    """The model as `model.mnn` below `workdir`; it has run once, on ones."""
     _refuse_types(model)
     shapes = {spec.name: spec.shape for spec in model.signature.inputs}
     report = workdir / "report.json"
     program = Path(__file__).with_name("converter.py")
     argv = [sys.executable, "-I", str(program), str(model.path), str(workdir / OUTPUT), str(report), json.dumps(shapes)]
-    finished = tools.run(argv, cwd=workdir)
+    try:
+        finished = tools.run(argv, cwd=workdir)
+    except Crashed as error:
+        what = (
+            f"MNN converted {model.name} and, running it, died"
+            if _CONVERTED in error.output
+            else "MNN's converter died"
+        )
+        raise Crashed(f"{what} of {error.signal}", error.hint, error.signal) from error
     log = finished.output.replace(f"{workdir}/", "").replace(f"{model.root}/", "")
     if finished.code or not report.is_file():
         raise _failure(model, finished.code, log)

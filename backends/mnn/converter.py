@@ -46,7 +46,10 @@ def convert(source: str, target: str) -> bool:
 
 
 def run_once(target: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
-    """Load the file and run it on zeros: the return code, and the names and shapes that MNN has."""
+    """Load the file and run it on ones: the return code, and the names and shapes that MNN has.
+
+    Zeros would do but for whole numbers, by which something may be divided: that ends the process.
+    """
     import MNN
     import numpy as np
 
@@ -60,8 +63,8 @@ def run_once(target: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
     kinds = {"float32": MNN.Halide_Type_Float, "int32": MNN.Halide_Type_Int, "uint8": MNN.Halide_Type_Uint8}
     for tensor in inputs.values():
         dtype = next((name for name, kind in kinds.items() if tensor.getDataType() == kind), "float32")
-        zeros = np.zeros(tensor.getShape(), dtype)
-        tensor.copyFrom(MNN.Tensor(zeros.shape, tensor.getDataType(), zeros, MNN.Tensor_DimensionType_Caffe))
+        ones = np.ones(tensor.getShape(), dtype)
+        tensor.copyFrom(MNN.Tensor(ones.shape, tensor.getDataType(), ones, MNN.Tensor_DimensionType_Caffe))
     code = interpreter.runSession(session)
     outputs = interpreter.getSessionOutputAll(session)
     return {

@@ -21,6 +21,8 @@ _INTEGERS = ("int32", "int64")
 # What pnnx says about an operator that it passed through untranslated.
 _LEFT = re.compile(r"^(?:todo|ignore|unexpected op_type|no such function with name) (\S+)", re.MULTILINE)
 _MESSAGES = re.compile(r"^.*(?:not supported|unsupported|fallback to|assume ).*$", re.MULTILINE)
+_INSIDE = re.compile(r"^ort (?:CreateSession|Run) failed (.+)$", re.MULTILINE)
+WORDS_LENGTH = 500
 _MAT = re.compile(r'"(in\d+)", ncnn\.Mat\(\w+\.numpy\(\), batch_index=(\d+)\)')
 _NUMPY = re.compile(r"(out\d+)\.numpy\(batch_index=(\d+)\)")
 _SHAPE = re.compile(r"^#[^=]*=\(([\d,?]*)\)")
@@ -94,8 +96,9 @@ def _write_plain(model: Model, path: Path) -> tuple[Node, ...]:
             dims.add().dim_value = size or 0
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
-    # From IR 4 on an initializer need not be an input; names and meaning are otherwise the same.
-    proto.ir_version = max(proto.ir_version, 4)
+    # From IR 4 on an initializer need not be an input, and the runtime inside pnnx refuses any above 13; names and
+    # meaning are otherwise the same.
+    proto.ir_version = min(max(proto.ir_version, 4), 13)
     try:
         onnx.save(proto, str(path))
     except ValueError as error:
@@ -116,7 +119,7 @@ def _run(model: Model, nodes: Sequence[Node], workdir: Path, tools: Tools) -> st
     except Crashed as error:
         # It dies on operators that it does not know: where there are such, say so; else it stays a crash.
         _refuse_foreign(nodes, error)
-        raise
+        raise Crashed(str(error), _last_words(error.output), error.signal) from error
     log = re.sub(r"\x1b\[[\d;]*m", "", finished.output)
     if finished.code or not (workdir / PARAM).is_file() or not (workdir / BIN).is_file():
         _refuse_foreign(nodes, None)
@@ -124,6 +127,13 @@ def _run(model: Model, nodes: Sequence[Node], workdir: Path, tools: Tools) -> st
     if "FATAL ERROR" in log:
         raise PrepareError(f"pnnx lost a part of {model.name}:\n{log[-2000:]}")
     return log
+
+
+def _last_words(output: str) -> str:
+    """What the ONNX Runtime inside pnnx, which tells it shapes and constants, could not do: pnnx dies of that."""
+    found = _INSIDE.findall(output)
+    words = found[-1].rpartition(") ")[2].removeprefix("Non-zero status code returned while ") if found else ""
+    return f"the runtime inside pnnx had failed: {words[:WORDS_LENGTH]}" if words else ""
 
 
 def _refuse_foreign(nodes: Sequence[Node], cause: Exception | None) -> None:

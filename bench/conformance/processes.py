@@ -47,9 +47,11 @@ class BoundedTools:
         ended = run(list(argv), self._limit_s, cwd=cwd, merged=True)
         if ended.code is None:
             raise Timeout(f"{argv[0]} did not end within {self._limit_s:g} s")
+        printed = ended.output[-OUTPUT_KEPT_BYTES:].decode(errors="replace")
         if ended.code < 0:
-            raise Crashed(f"{argv[0]} died by {signal_name(ended.code)}", signal=signal_name(ended.code))
-        return Finished(ended.code, ended.output[-OUTPUT_KEPT_BYTES:].decode(errors="replace"))
+            name = signal_name(ended.code)
+            raise Crashed(f"{argv[0]} died by {name}", signal=name, output=printed)
+        return Finished(ended.code, printed)
 
 
 def run(argv: list[str], limit_s: float, *, cwd: Path | None = None, merged: bool = False) -> Ended:

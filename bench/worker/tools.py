@@ -46,11 +46,11 @@ class BoundedTools:
         except OSError as error:
             raise UsageError(f"{argv[0]} cannot be started: {error.strerror}") from error
         with process:
-            output = _copied(process.stdout)
+            printed = _copied(process.stdout).decode("utf-8", "replace")
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name
-            raise Crashed(f"the converter {Path(argv[0]).name} died of {name}", signal=name)
-        return Finished(process.returncode, output.decode("utf-8", "replace"))
+            raise Crashed(f"the converter {Path(argv[0]).name} died of {name}", signal=name, output=printed)
+        return Finished(process.returncode, printed)
 
     def path(self, name: str) -> Path:
         """The fetched binary of a declared tool."""

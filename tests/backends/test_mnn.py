@@ -11,7 +11,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from backends.mnn import converter
-from bench.errors import LoadError, PrepareError, RunError, UnsupportedModel, UsageError
+from bench.errors import Crashed, LoadError, PrepareError, RunError, UnsupportedModel, UsageError
 
 
 @pytest.fixture
@@ -88,6 +88,16 @@ def test_a_conversion_that_makes_nothing(kit):
     workdir.mkdir()
     with pytest.raises(PrepareError, match="made nothing"):
         kit.backend.prepare(model, kit.options(), workdir, kit.tools)
+
+
+def test_whole_numbers_that_are_divided_by(kit):
+    """By zero MNN dies. So no converted model is tried on zeros."""
+    model = kit.parse("(int32[6] x) => (int32[6] y) { y = Div (c, x) }", {"c": np.full(6, 60, np.int32)})
+    with kit.load(model) as session:
+        kit.compare(session, model, {"x": np.arange(1, 7, dtype=np.int32)})
+    zero = kit.parse("(int32[6] x) => (int32[6] y) { z = Sub (x, x) y = Div (c, z) }", {"c": np.full(6, 60, np.int32)})
+    with pytest.raises(Crashed, match="MNN converted .* and, running it, died of SIGFPE"):
+        kit.load(zero)
 
 
 def test_a_shape_that_an_input_decides(kit):

@@ -58,9 +58,16 @@ def test_a_lost_output(kit):
 
 
 def test_a_crash_of_the_converter_stays_a_crash(kit):
-    """pnnx 20261020 dies where Identity is all there is."""
-    with pytest.raises(Crashed):
+    """pnnx 20261020 dies where Identity is all there is. Why is in what it printed."""
+    with pytest.raises(Crashed) as raised:
         kit.load(kit.parse("(float[1,3] x) => (float[1,3] y) { y = Identity (x) }"))
+    assert "the runtime inside pnnx had failed: " in raised.value.hint
+    assert "OrtValue indexes should have been populated" in raised.value.hint
+
+
+def test_a_file_newer_than_the_converter(kit):
+    """The runtime inside pnnx 20261020 refuses IR versions above 13, whatever the model has of them."""
+    kit.agrees(kit.parse("(float[2,6] x) => (float[2,6] y) { a = Relu (x) y = Mul (a, a) }", ir=14))
 
 
 class Liar:
