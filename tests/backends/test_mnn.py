@@ -96,7 +96,7 @@ def test_whole_numbers_that_are_divided_by(kit):
     with kit.load(model) as session:
         kit.compare(session, model, {"x": np.arange(1, 7, dtype=np.int32)})
     zero = kit.parse("(int32[6] x) => (int32[6] y) { z = Sub (x, x) y = Div (c, z) }", {"c": np.full(6, 60, np.int32)})
-    with pytest.raises(Crashed, match="MNN converted .* and, running it, died of SIGFPE"):
+    with pytest.raises(Crashed, match="running it, died of SIGFPE"):
         kit.load(zero)
 
 
