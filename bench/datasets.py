@@ -24,6 +24,8 @@ TOKEN_BOUND = 8
 _DRAWS = 64
 # Two different values come back in their old order every other time, eight times in a row hardly ever.
 _SHUFFLES = 8
+# Floats of so few elements are a setting (the scales of a Resize, the size of an image), not data. Rule of thumb.
+_SETTING = 16
 GENERATED_FEEDS = 2
 INPUT_SEED = 20261120
 PROVENANCE = "provenance.json"
@@ -231,31 +233,34 @@ def with_generated(found: tuple[DataSet, ...], model: Model, bounds: Mapping[str
         return found[:1] or (DataSet({}),)
     known = {data.sha256 for data in found}
     lacking = max(0, GENERATED_FEEDS - len(known))
-    like = _shuffled(found[0], lacking, known) if found else ()
+    like = _alike(found[0], lacking, known) if found else ()
     known.update(data.sha256 for data in like)
     return (*found, *like, *generated(model, bounds, lacking - len(like), INPUT_SEED, known))
 
 
-def _shuffled(data: DataSet, count: int, known: set[str]) -> tuple[DataSet, ...]:
-    """So many inputs with the values of this one in another order: indices, sizes and lengths stay possible ones.
+def _alike(data: DataSet, count: int, known: set[str]) -> tuple[DataSet, ...]:
+    """So many inputs like this one, so that indices, sizes and lengths stay possible ones.
 
-    Fewer where the order of the values leaves no choice.
+    Whole numbers, words and the few floats of a setting keep their values, in another order; other floats are drawn
+    anew. Fewer where that leaves no choice.
     """
     seen, found = set(known), list[DataSet]()
     for draw in range(INPUT_SEED, INPUT_SEED + _SHUFFLES + count):
         if len(found) >= count:
             break
-        feeds = {name: _in_another_order(name, value, draw) for name, value in data.feeds.items()}
-        if (other := DataSet(feeds)).sha256 not in seen:
+        other = DataSet({name: _redrawn(name, value, draw) for name, value in data.feeds.items()})
+        if other.sha256 not in seen:
             seen.add(other.sha256)
             found.append(other)
     return tuple(found)
 
 
-def _in_another_order(name: str, value: Any, seed: int) -> Any:
+def _redrawn(name: str, value: Any, seed: int) -> Any:
     if not isinstance(value, np.ndarray):
         return value
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if value.dtype.kind in "fc" and value.size > _SETTING:
+        return np.asarray(generator.standard_normal(value.shape)).astype(value.dtype)
     return generator.permutation(value.ravel()).reshape(value.shape)
 
 
