@@ -183,7 +183,8 @@ def case_line(
 def with_facts(line: CaseLine, resolved: Resolved, prepared: Prepared | None, noise: NoiseFloor) -> CaseLine:
     """With the reference that judges, and with what was loaded, if anything."""
     facts, tolerance = _reference_facts(resolved, noise), line.tolerance
-    notes = [*line.notes, *doubts(resolved, noise, tolerance.name, tolerance.atol_of_scale)]
+    made = [public(prepared.doubt)] if prepared and prepared.doubt else []
+    notes = [*line.notes, *made, *doubts(resolved, noise, tolerance.name, tolerance.atol_of_scale)]
     return msgspec.structs.replace(
         line, reference=facts, prepare=_prepare_facts(prepared) if prepared else None, notes=notes
     )

@@ -6,6 +6,7 @@ runtime has been seen to fail: see `faults.py`. Latency and faults are options, 
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Fake(Backend):
             program = translate(model.path)
         except ModuleNotFoundError as error:
             raise BackendUnavailable("fake translates models with onnx: not installed", "pip install onnx") from error
-        write(program, workdir)
+        write(program, workdir, noise=os.urandom(8).hex() if settings.fault == "restless" else "")
         return Artifact(workdir, FILES, model.signature)
 
     def load(self, artifact: Artifact, options: Options) -> Session:

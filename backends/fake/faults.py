@@ -277,5 +277,6 @@ FAULTS: Mapping[str, str] = {
     "mutate_feeds": "run overwrites its feeds",
     "shared_outputs": "every run returns the same buffers, changed by the next run",
     "fallback": "placement names another device than the one asked for",
+    "restless": "prepare makes another artefact each time",
     "implausible": "with clock=device: durations ten times longer than they were",
 }

@@ -120,8 +120,8 @@ def _step(node: Any, index: int, opset: int) -> Step:
     return Step(node.op_type, node.name or f"#{index}", tuple(node.input), node.output[0], plain)
 
 
-def write(program: Program, folder: Path) -> None:
-    """The program's two files, below `folder`."""
+def write(program: Program, folder: Path, *, noise: str = "") -> None:
+    """The program's two files, below `folder`; `noise` is kept in them and means nothing."""
     names = sorted(program.weights)
     described = {
         "format": FORMAT,
@@ -129,6 +129,7 @@ def write(program: Program, folder: Path) -> None:
         "outputs": program.outputs,
         "weights": names,
         "steps": [asdict(step) for step in program.steps],
+        "noise": noise,
     }
     (folder / FILES[0]).write_text(json.dumps(described, sort_keys=True, indent=1), encoding="utf-8")
     # Names may hold slashes, so the members are numbered. numpy dates them 1980: the bytes do not change.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from bench.errors import Crashed, PrepareError, UnsupportedModel
 from bench.interface import Artifact, Model, Signature, Tools, ValueSpec
@@ -15,6 +17,7 @@ OUTPUT = "model.mnn"
 # The types that MNN's tensors hold exactly, as the session feeds them: the others become float32 or lose their sign.
 DTYPES = ("float32", "int32", "int64", "uint8", "bool")
 _CONVERTED = "Converted Success!"
+_UUID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OPERATORS = re.compile(r"These Op Not Support: (.+)")
 
 
@@ -44,7 +47,15 @@ def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
             f"MNN converted {model.name} and cannot run it ({problem}):\n{log[-2000:]}", _why_not(log)
         )
     _check_outputs(model.signature, proven["outputs"])
+    _name(workdir / OUTPUT, model)
     return Artifact(workdir, (OUTPUT,), model.signature, {"inputs": proven["inputs"]})
+
+
+def _name(path: Path, model: Model) -> None:
+    """Replace the random name that MNN gives a file, and nothing that computes reads, by one of the model's content."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+        if found := _UUID.search(data):
+            data[found.start() : found.end()] = str(UUID(model.sha256[:32])).encode()
 
 
 def _refuse_types(model: Model) -> None:

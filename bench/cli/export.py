@@ -86,11 +86,14 @@ def command(
         click.echo(
             "deploybench: this artefact differs from the recorded one: a converter or the backend has changed", err=True
         )
+    if prepared.doubt:
+        say(prepared.doubt)
     facts = {
         "model": case.resolved.model.name,
         "model_sha256": case.resolved.source_sha256,
         "backend": case.backend.name,
         "artefact_sha256": prepared.sha256,
+        "doubt": prepared.doubt,
         "converter": dict(prepared.converter),
         "files": list(prepared.artifact.files),
         "meta": dict(prepared.artifact.meta),

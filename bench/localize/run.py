@@ -94,7 +94,8 @@ class _Search:
 
     def run(self) -> Located:
         trim()  # converters come next
-        self._backend.prepare(self._model)
+        if doubt := self._backend.prepare(self._model):
+            self._notes.append(doubt)
         backend = self._case.backend
         with hold(self._place, backend, purpose=f"search on {backend.name}") as (place, staying):
             self._backend.hold(place, staying)

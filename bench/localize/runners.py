@@ -44,16 +44,23 @@ class BackendRunner:
         self.converter: Mapping[str, str] = {}
         self.environment: Mapping[str, Any] = {}
 
-    def prepare(self, whole: Model) -> None:
-        """Prepare the model as it is, which is kept, before the machine is held: another may be about it, waiting."""
+    def prepare(self, whole: Model) -> str:
+        """Prepare the model as it is, which is kept, before the machine is held: another may be about it, waiting.
+
+        Returns:
+            Why its artefact would be another, made again; empty where it would not.
+        """
         if self._registered.create().prepares != "nothing":
             self._workshop = workshop(self._place, self._registered, self._options)
             self.converter = self._workshop.converter(whole)
             self._large_bytes = LARGE * _size(whole)
         try:
-            self._whole = whole.sha256, prepare(self._place, self._registered, whole, self._options)
+            made = prepare(self._place, self._registered, whole, self._options)
         except WorkerError as error:
             self._whole = whole.sha256, error
+            return ""
+        self._whole = whole.sha256, made
+        return made.doubt
 
     def hold(self, place: Place, staying: Staying) -> None:
         """From now on the machine is ours, with these workers."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from bench.record import OutputFacts, Record
-from bench.report.words import judges, needed, worst
+from bench.report.words import judges, needed, not_reproducible, worst
 from bench.runner import Case
 
 # No number came of these, but nothing that the test is about is wrong: it is skipped, with the reason.
@@ -62,6 +62,7 @@ def _wrong(record: Record, case: Case) -> str:
         "tolerance": f"{tolerance.name}: {allowed}{_allowed_there(output)}",
         "judged by": f"{judges(parity.reference)}, on input {parity.feed}, {when}",
         "remedy": re.sub(r"--tolerance (\S+)", r'tolerance="\1"', needed(record)),
+        "artefact": not_reproducible(record),
         "which layer": localize(case),
     }
     shown = [f"  {name:<12} {text}" for name, text in lines.items() if text]

@@ -165,6 +165,7 @@ MARKS = {
     "ⁱ": "its error looks like less precision than was asked for: the notes of its record say how many bits less",
     "ʲ": "the tolerance is below the reference's own noise, so that passing or failing may be chance",
     "ᵏ": "a reference output is empty or zero everywhere, and proves nothing",
+    "ˡ": "made again, its artefact is another: what was measured and judged is the one that `deploybench export` gives",
 }
 
 
@@ -185,6 +186,7 @@ def marks_of(record: Record) -> list[str]:
         "ⁱ": any(note.startswith("low precision") for note in record.notes),
         "ʲ": any(note.startswith("tolerance below the noise") for note in record.notes),
         "ᵏ": any(note.startswith("nothing to judge") for note in record.notes),
+        "ˡ": not_reproducible(record) != "",
     }
     return [mark for mark, held in holds.items() if held]
 
@@ -192,8 +194,14 @@ def marks_of(record: Record) -> list[str]:
 def reason(record: Record) -> str:
     """Why the record has no published number, in words."""
     if record.status == "wrong" and record.parity:
-        return f"{record.why}; {needed(record)}"
+        doubt = not_reproducible(record)
+        return f"{record.why}; {needed(record)}{doubt and f'; {doubt}'}"
     return record.why
+
+
+def not_reproducible(record: Record) -> str:
+    """What is different in its artefact when that is made again; empty where nothing is known to be."""
+    return next((note for note in record.notes if note.startswith("not reproducible")), "")
 
 
 def needed(record: Record) -> str:

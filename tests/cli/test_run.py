@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import onnx
 import pytest
+
+from bench.report.words import MARKS
 
 FAST = ("--trials", "1", "--min-time", "0.05", "--max-time", "0.3", "--min-count", "8", "--max-foreign-cpu", "1")
 
@@ -170,6 +173,24 @@ def test_impossible_samples_are_implausible(cli, mlp_path, tmp_path):
     result = fake(cli, tmp_path, mlp_path, "clock=device", "fault=implausible")
     assert result.code == 1
     assert records(result)[0]["status"] == "implausible"
+
+
+def test_an_artefact_that_is_another_each_time_is_marked(cli, mlp_path, tmp_path):
+    """Its answers are right, and so is its latency: of this artefact, which `export` gives."""
+    result = fake(cli, tmp_path, mlp_path, "fault=restless")
+    (record,) = records(result)
+    assert record["status"] == "ok", result.stderr
+    (note,) = record["notes"]
+    assert re.fullmatch(r"not reproducible: made again, \d+ of \d+ bytes of program.json are others", note)
+    table = cli("report", "--results", str(tmp_path)).stdout
+    assert MARKS["ˡ"] in table
+    made = cli(
+        "export", str(mlp_path), "--batch", "1", "-b", "fake", "-o", "fault=restless", "--output", "made", "--json"
+    )
+    assert note in made.stderr
+    assert json.loads(made.stdout)["doubt"] == note
+    wrong = fake(cli, tmp_path, mlp_path, "fault=restless", "error=0.1")
+    assert f"; {note}" in cli("report", "--results", str(tmp_path)).stdout, wrong.stderr
 
 
 def test_a_silent_fallback_to_another_device_fails(cli, mlp_path, tmp_path):

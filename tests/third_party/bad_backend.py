@@ -160,6 +160,10 @@ class NameOfTheDay(Fake):
         return replace(made, files=(*made.files, extra))
 
 
+class BytesOfTheDay(Fake):
+    options = with_fault("restless")
+
+
 class MetaNotJson(Fake):
     def prepare(self, model, options, workdir, tools):
         return replace(super().prepare(model, options, workdir, tools), meta={"sizes": (1, 2)})
@@ -467,6 +471,7 @@ BREAKS: dict[type, set[str]] = {
     WritesBeside: {"prepare_stays_in_workdir"},
     WritesIntoCurrentFolder: {"prepare_stays_in_workdir"},
     NameOfTheDay: {"prepare_repeats"},
+    BytesOfTheDay: {"prepare_repeats"},
     MetaNotJson: {"meta"},
     OtherSignature: {"signature"},
     Rooted: {"artifact_moves"},
