@@ -9,6 +9,8 @@ from bench.localize.located import Located
 
 SIZE_IN = (9.0, 4.0)
 _FLOOR = 1e-9
+# Two longer names in the legend, and the picture has no room for anything else.
+_LABEL = 48
 _COLOURS = {"measured": "#1f77b4", "own": "#d62728", "inherited": "#ff7f0e"}
 _WORDS = {
     "measured": "measured: the backend, from the model's inputs",
@@ -47,8 +49,14 @@ def _lines(axes: Any, located: Located) -> None:
 
 def _culprits(axes: Any, located: Located) -> None:
     for number, finding in enumerate(located.blamed, 1):
-        names = " + ".join(node.label for node in finding.nodes[:2])
+        names = " + ".join(_short(node.label) for node in finding.nodes[:2])
         axes.axvspan(
             finding.end - max(0.6, finding.end - finding.start - 0.4), finding.end + 0.4,
             color="#d62728", alpha=0.35, lw=0, label=f"culprit {number}: {names}",
         )  # fmt: skip
+
+
+def _short(label: str) -> str:
+    """The operator at its begin, and the end of its name: exporters put what tells nodes apart last."""
+    half = _LABEL // 2
+    return label if len(label) <= _LABEL else f"{label[:half]}…{label[1 - half :]}"
