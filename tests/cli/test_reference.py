@@ -250,6 +250,22 @@ def test_one_output_that_was_supplied_and_one_that_was_not(cli, tmp_path):
     assert words.MARKS["ᵉ"] in table
 
 
+def test_one_supplied_output_is_too_few_where_nobody_can_make_another(cli, tmp_path):
+    path = model(tmp_path / "model", [helper.make_node("Mine", ["x"], ["y"], domain="org.example")], [out("y")])
+    path.rename(path.with_name("model.onnx"))
+    for number, hint in (
+        (None, "put test_data_set_0 beside the model"),
+        (0, "put test_data_set_1 beside the model: stale"),
+    ):
+        if number is not None:
+            (path.parent / f"test_data_set_{number}").mkdir()
+            for name in ("input_0", "output_0"):
+                data = numpy_helper.from_array(X).SerializeToString()
+                (path.parent / f"test_data_set_{number}" / f"{name}.pb").write_bytes(data)
+        (record,) = [json.loads(line) for line in cli("run", "model", "-b", "fake", *ANY, "--json").stdout.splitlines()]
+        assert hint in record["error"]["hint"], record["error"]
+
+
 def test_a_reference_of_another_model_is_refused(cli, tmp_path):
     path = model(tmp_path / "m", [helper.make_node("Neg", ["x"], ["y"])], [out("y")])
     (path.parent / "provenance.json").write_text('{"producer": "x", "version": "1", "model_sha256": "0123"}')
