@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,6 @@ from bench.interface import Array, Feeds, Model, Outputs, Packed, Signature, Val
 TOKEN_BOUND = 8
 # How often inputs are drawn again that came out as others did, as a lone bool will.
 _DRAWS = 64
-# Two different values come back in their old order every other time, eight times in a row hardly ever.
-_SHUFFLES = 8
 # Floats of so few elements are a setting (the scales of a Resize, the size of an image), not data. Rule of thumb.
 _SETTING = 16
 GENERATED_FEEDS = 2
@@ -244,15 +242,9 @@ def _alike(data: DataSet, count: int, known: set[str]) -> tuple[DataSet, ...]:
     Whole numbers, words and the few floats of a setting keep their values, in another order; other floats are drawn
     anew. Fewer where that leaves no choice.
     """
-    seen, found = set(known), list[DataSet]()
-    for draw in range(INPUT_SEED, INPUT_SEED + _SHUFFLES + count):
-        if len(found) >= count:
-            break
-        other = DataSet({name: _redrawn(name, value, draw) for name, value in data.feeds.items()})
-        if other.sha256 not in seen:
-            seen.add(other.sha256)
-            found.append(other)
-    return tuple(found)
+    return _different(
+        lambda seed: {name: _redrawn(name, value, seed) for name, value in data.feeds.items()}, count, INPUT_SEED, known
+    )
 
 
 def _redrawn(name: str, value: Any, seed: int) -> Any:
@@ -268,11 +260,15 @@ def generated(
     model: Model, bounds: Mapping[str, int], count: int, seed: int, known: set[str] | None = None
 ) -> tuple[DataSet, ...]:
     """So many inputs, all different and none of `known`; fewer where the inputs leave no choice."""
-    seen, found = set(known or ()), list[DataSet]()
-    for draw in range(seed, seed + _DRAWS + count):
+    return _different(lambda draw: random_feeds(model.signature.inputs, draw, bounds), count, seed, known or set())
+
+
+def _different(draw: Callable[[int], Feeds], count: int, seed: int, known: set[str]) -> tuple[DataSet, ...]:
+    seen, found = set(known), list[DataSet]()
+    for number in range(seed, seed + _DRAWS + count):
         if len(found) >= count:
             break
-        data = DataSet(random_feeds(model.signature.inputs, draw, bounds))
+        data = DataSet(draw(number))
         if data.sha256 not in seen:
             seen.add(data.sha256)
             found.append(data)
