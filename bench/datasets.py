@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,39 +231,30 @@ def with_generated(found: tuple[DataSet, ...], model: Model, bounds: Mapping[str
         return found[:1] or (DataSet({}),)
     known = {data.sha256 for data in found}
     lacking = max(0, GENERATED_FEEDS - len(known))
-    like = _alike(found[0], lacking, known) if found else ()
-    known.update(data.sha256 for data in like)
-    return (*found, *like, *generated(model, bounds, lacking - len(like), INPUT_SEED, known))
-
-
-def _alike(data: DataSet, count: int, known: set[str]) -> tuple[DataSet, ...]:
-    """So many inputs like this one, so that indices, sizes and lengths stay possible ones.
-
-    Whole numbers, words and the few floats of a setting keep their values, in another order; other floats are drawn
-    anew. Fewer where that leaves no choice.
-    """
-    return _different(
-        lambda seed: {name: _redrawn(name, value, seed) for name, value in data.feeds.items()}, count, INPUT_SEED, known
-    )
-
-
-def _redrawn(name: str, value: Any, seed: int) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    if value.dtype.kind in "fc" and value.size > _SETTING:
-        return np.asarray(generator.standard_normal(value.shape)).astype(value.dtype)
-    return generator.permutation(value.ravel()).reshape(value.shape)
+    return (*found, *generated(model, bounds, lacking, INPUT_SEED, like=found[0] if found else None, known=known))
 
 
 def generated(
-    model: Model, bounds: Mapping[str, int], count: int, seed: int, known: set[str] | None = None
+    model: Model,
+    bounds: Mapping[str, int],
+    count: int,
+    seed: int,
+    *,
+    like: DataSet | None = None,
+    known: Collection[str] = (),
 ) -> tuple[DataSet, ...]:
-    """So many inputs, all different and none of `known`; fewer where the inputs leave no choice."""
-    return _different(lambda draw: random_feeds(model.signature.inputs, draw, bounds), count, seed, known or set())
+    """So many inputs, all different and none of `known`; fewer where the inputs leave no choice.
+
+    Where one came with the model they are `like` it, so that indices, sizes and lengths stay possible ones: whole
+    numbers, words and the few floats of a setting keep their values, in another order; other floats are drawn anew.
+    """
+    found = _different(lambda draw: _redrawn(like, draw), count, seed, known) if like else ()
+    known = {*known, *(data.sha256 for data in found)}
+    drawn = _different(lambda draw: random_feeds(model.signature.inputs, draw, bounds), count - len(found), seed, known)
+    return (*found, *drawn)
 
 
-def _different(draw: Callable[[int], Feeds], count: int, seed: int, known: set[str]) -> tuple[DataSet, ...]:
+def _different(draw: Callable[[int], Feeds], count: int, seed: int, known: Collection[str]) -> tuple[DataSet, ...]:
     seen, found = set(known), list[DataSet]()
     for number in range(seed, seed + _DRAWS + count):
         if len(found) >= count:
@@ -273,6 +264,20 @@ def _different(draw: Callable[[int], Feeds], count: int, seed: int, known: set[s
             seen.add(data.sha256)
             found.append(data)
     return tuple(found)
+
+
+def _redrawn(like: DataSet, seed: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    given: Mapping[str, Any] = like.feeds  # sequences and maps among them
+    for name, value in given.items():
+        generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        if not isinstance(value, np.ndarray):
+            found[name] = value
+        elif value.dtype.kind in "fc" and value.size > _SETTING:
+            found[name] = np.asarray(generator.standard_normal(value.shape)).astype(value.dtype)
+        else:
+            found[name] = generator.permutation(value.ravel()).reshape(value.shape)
+    return found
 
 
 def random_feeds(inputs: tuple[ValueSpec, ...], seed: int, bounds: Mapping[str, int] | None = None) -> dict[str, Array]:

@@ -124,9 +124,11 @@ def _inputs(resolved: Resolved, wanted: Wanted) -> tuple[tuple[DataSet, ...], di
     if not resolved.model.signature.inputs:
         return (DataSet({}),), {"inputs": "none"}, ("the model takes none",)
     bounds = onnxfile.read(resolved.model.path).index_bounds
-    drawn = generated(resolved.model, bounds, count, seed)
-    words = f"drawn with seed {seed}"
-    return drawn, {"inputs": "drawn, standard normal where float", "seed": seed}, tuple(words for _ in drawn)
+    like = next((data for data in resolved.data_sets if data.expected is not None), None)
+    drawn = generated(resolved.model, bounds, count, seed, like=like)
+    how = "drawn like the model's own" if like else "drawn"
+    words = f"{how} with seed {seed}"
+    return drawn, {"inputs": f"{how}, standard normal where float", "seed": seed}, tuple(words for _ in drawn)
 
 
 def _answered(producer: Producer, model: Model, data_sets: tuple[DataSet, ...], place: Place) -> tuple[Answers, str]:

@@ -231,6 +231,26 @@ def test_beside_the_model_itself(cli, tmp_path):
     ]
 
 
+def test_inputs_are_drawn_like_the_model_s_own(cli, tmp_path):
+    """Indices beyond the table would be no inputs: the file does not show how long it is."""
+    nodes = [helper.make_node("Gather", ["x", "ids"], ["y"], axis=1)]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, (2,))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3))
+    opsets = [helper.make_opsetid("", 17)]
+    made = helper.make_model(helper.make_graph(nodes, "g", [x, ids], [out("y")]), opset_imports=opsets, ir_version=8)
+    data = tmp_path / "model" / "test_data_set_0"
+    data.mkdir(parents=True)
+    onnx.save(made, tmp_path / "model" / "model.onnx")
+    for name, value in (("input_0", X[:, :3]), ("input_1", np.array([0, 2])), ("output_0", X[:, [0, 2]])):
+        (data / f"{name}.pb").write_bytes(numpy_helper.from_array(value).SerializeToString())
+    done = cli("reference", "model", "--inputs", "4", "--output", "made")
+    assert done.code == 0, done.stderr
+    assert json.loads((tmp_path / "made" / "provenance.json").read_text())["inputs"].startswith("drawn like")
+    for path in (tmp_path / "made").glob("test_data_set_*/input_1.pb"):
+        found = numpy_helper.to_array(onnx.TensorProto.FromString(path.read_bytes()))
+        assert sorted(found.tolist()) == [0, 2]
+
+
 def test_one_output_that_was_supplied_and_one_that_was_not(cli, tmp_path):
     """A folder as in ONNX's own tests: for its one input it has the output, for the other it must be computed."""
     path = model(tmp_path / "model", [helper.make_node("Relu", ["x"], ["y"])], [out("y")], name="model.onnx")
