@@ -16,7 +16,7 @@ from bench.cache import hash_files, key_of
 from bench.interface import Artifact, Backend, Model, Options, OptionValue, Target
 from bench.place import Place, started
 from bench.registry import Registered
-from bench.reproducible import HEAP, made_again
+from bench.reproducible import made_again
 from bench.worker import bundle, wire
 
 
@@ -81,7 +81,7 @@ class Workshop:
 
     @contextmanager
     def _converting(self, place: Place, model: Model, folder: Path) -> Iterator[Callable[[Path | None], Artifact]]:
-        """A worker that makes the artefact: where the site says, or again in another folder, with other memory."""
+        """A worker that makes the artefact where the site says, or again, in another folder."""
         with (
             site(place, self.registered, model, self.options, folder) as at,
             started(at.place, self.registered, purpose=self.purpose, builds=True) as ready,
@@ -93,7 +93,6 @@ class Workshop:
                     "options": wire.plain(at.options),
                     "workdir": str(again or at.workdir),
                     "tools": {name: str(path) for name, path in self.tools.items()},
-                    "heap": HEAP if again else None,
                 }
                 answer, _ = ready.worker.ask("prepare", args, limit_s=place.limits.prepare)
                 return wire.artifact(answer["artifact"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.errors import PrepareError
 from bench.interface import Artifact, Signature
 from bench.reproducible import BLOCK_BYTES, difference, made_again
+from bench.worker.client import Failure, WorkerError
 
 NOTHING = Signature((), ())
 
@@ -50,12 +50,24 @@ def test_what_differs_is_told(first, files, says):
     assert sorted(path.name for path in first.root.iterdir()) == ["net.bin", "net.param"]
 
 
-def test_a_second_making_that_fails_is_told_and_leaves_nothing(first):
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (
+            Failure("prepare", "error", "the converter made nothing\nand more"),
+            "not reproducible: made again, it failed: the converter made nothing",
+        ),
+        (Failure("prepare", "timeout", "prepare took longer than 900 s"), ""),
+        (Failure("prepare", "link", "the link was lost"), ""),
+        (Failure("prepare", "crash", "the converter pnnx died of SIGKILL", signal="SIGKILL"), ""),
+    ],
+)
+def test_a_second_making_that_fails_leaves_nothing_and_is_told_where_it_says_something(first, failure, says):
     def make(folder):
         (folder / "draft").touch()
-        raise PrepareError("the converter made nothing\nand more")
+        raise WorkerError(failure)
 
-    assert made_again(first, make) == "not reproducible: made again, it failed: the converter made nothing"
+    assert made_again(first, make) == says
     assert sorted(path.name for path in first.root.iterdir()) == ["net.bin", "net.param"]
 
 

@@ -76,8 +76,7 @@ class Child:
     def _prepare(self, args: Mapping[str, Any], body: Body) -> Reply:
         from bench.worker.tools import BoundedTools  # not at the top: every start would wait for it, and few need it
 
-        paths = {name: Path(path) for name, path in args["tools"].items()}
-        tools = BoundedTools(paths, self._say, heap=args.get("heap"))
+        tools = BoundedTools({name: Path(path) for name, path in args["tools"].items()}, self._say)
         model, options = wire.model(args["model"]), wire.options(args["options"])
         artifact = self._require_backend().prepare(model, options, Path(args["workdir"]), tools)
         return {"artifact": wire.plain(artifact)}, []

@@ -27,17 +27,16 @@ SPARING = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072
 class BoundedTools:
     """The runner handed to `prepare`.
 
-    When the phase's time is up, the supervisor kills this process and all that it started, tools included. `heap` is a
-    byte whose complement glibc fills memory with that it gives a tool: what a tool never wrote is that then.
+    When the phase's time is up, the supervisor kills this process and all that it started, tools included.
     """
 
-    def __init__(self, paths: Mapping[str, Path], say: Callable[[str], None], *, heap: int | None = None) -> None:
-        self._paths, self._heap = paths, {} if heap is None else {"MALLOC_PERTURB_": str(heap)}
+    def __init__(self, paths: Mapping[str, Path], say: Callable[[str], None]) -> None:
+        self._paths = paths
         self.say = say
 
     def run(self, argv: Sequence[str], *, cwd: Path) -> Finished:
         """Run a program to its end, its output kept and also copied to the log."""
-        environment = {**os.environ, **SPARING, **self._heap, "TMPDIR": str(cwd)}
+        environment = {**os.environ, **SPARING, "TMPDIR": str(cwd)}
         trim()
         try:
             process = subprocess.Popen(

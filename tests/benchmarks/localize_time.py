@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,11 +105,9 @@ def _family(pid: int) -> list[int]:
     while waiting:
         one = waiting.pop()
         found.append(one)
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
+        with suppress(OSError):  # it has ended
+            for task in Path(f"/proc/{one}/task").glob("*/children"):
                 waiting += map(int, task.read_text().split())
-            except OSError:
-                pass  # it has ended
     return found
 
 
