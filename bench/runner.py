@@ -28,7 +28,7 @@ from bench.case import (
 )
 from bench.errors import BenchError
 from bench.evidence.yardstick import Alone
-from bench.fold import fastest_ns, fold, noisy, quiet_ones
+from bench.fold import fastest_ns, fold, informed, noisy, quiet_ones
 from bench.pace import Calm, Pace, alone
 from bench.place import Place, Wait
 from bench.plausible.peaks import Peaks
@@ -149,12 +149,18 @@ class Running:
     def _alone(self) -> Alone | None:
         return alone(self._settings, fastest_ns(self._line, self._trials))
 
-    def _teach(self) -> None:
-        """A neighbour may have been there when the peaks were measured: trials show how fast a core is without him."""
+    def _learn(self) -> None:
+        """A neighbour may have been there when the peaks were measured: trials show how fast a core is without him.
+
+        Those of all cases do: what this one's show the others hear, and it hears what theirs have shown by now.
+        """
         known, fastest = self._line.peaks, fastest_ns(self._line, self._trials)
-        if known is not None and known.core_ns and fastest is not None and fastest < known.core_ns:
-            with suppress(BenchError):  # where nothing can be kept: these trials know it all the same
+        if known is None or not known.core_ns or fastest is None:
+            return
+        with suppress(BenchError):  # where nothing can be kept: these trials know it all the same
+            if fastest < known.core_ns:
                 self._peaks.learn(known.numpy, fastest)
+            self._line = informed(self._line, self._peaks.fastest(known.numpy))
 
     def noisy(self, line: TrialLine) -> bool:
         """Whether others disturbed this trial, as far as is known by now."""
@@ -169,6 +175,7 @@ class Running:
         """The line of a trial that has ended, written down before this returns."""
         self._file.append(line)
         self._trials.append(line)
+        self._learn()
         return line
 
     def _keep_slice(self, line: SliceLine) -> None:
@@ -210,9 +217,16 @@ class Running:
 
     def end(self, stopped_by: str, error: record.ErrorFacts | None = None) -> None:
         """No more trials come; what new shapes cost is looked at last, where it was asked for and the case is ok."""
-        self._teach()
+        self._learn()
         tried = self._new_shapes() if error is None else None
-        self._end = EndLine(schema=record.SCHEMA, id=self._id, stopped_by=stopped_by, error=error, new_shapes=tried)
+        self._end = EndLine(
+            schema=record.SCHEMA,
+            id=self._id,
+            stopped_by=stopped_by,
+            error=error,
+            new_shapes=tried,
+            core_ns=self._line.peaks.core_ns if self._line.peaks else None,
+        )
         self._file.append(self._end)
 
     def _new_shapes(self) -> record.ShapesTried | None:

@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 import time
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -11,10 +12,12 @@ import pytest
 
 from bench import fold as folds
 from bench import record as r
+from bench import runner
 from bench.evidence import cores, yardstick
 from bench.evidence.yardstick import Alone, Yardstick
 from bench.fold import core
 from bench.fold import evidence as folded
+from bench.parity.compare import TOLERANCES
 from bench.report import causes
 from tests.test_evidence import CASE, QUIET, trial
 from tests.test_plausible import PEAKS
@@ -202,6 +205,60 @@ def test_the_fastest_is_of_the_machine_or_of_a_trial():
     assert core.fastest_ns(unknown, [trial()]) is None
     assert core.fastest_ns(unknown, [read(1110), read(1000)]) == 1000
     assert core.fastest_ns(msgspec.structs.replace(HERE, peaks=None), [read(1000)]) is None
+
+
+def test_what_other_cases_showed_by_the_end_counts():
+    """Its own readings are even, and as fast as was known when it began: somebody was there all the time."""
+    even = [read(1000, 1005, 1000)]
+    end = r.EndLine(schema=r.SCHEMA, id=HERE.id, stopped_by="enough trials")
+    for known, noisy in ((None, 0), (1010, 0), (800, 1)):
+        made = folds.fold(HERE, even, msgspec.structs.replace(end, core_ns=known))
+        assert made.evidence.trials_noisy == noisy
+    assert made.evidence.core_slowed == pytest.approx(0.252, abs=0.001)
+    assert core.informed(HERE, None) is core.informed(HERE, 1000) is HERE
+    bare = msgspec.structs.replace(HERE, peaks=None)
+    assert core.informed(bare, 800) is bare
+
+
+class Known:
+    """The peaks of a machine, as cases share them."""
+
+    def __init__(self):
+        self.ns = 1000
+
+    def learn(self, numpy, core_ns):
+        self.ns = min(self.ns, core_ns)
+
+    def fastest(self, numpy):
+        return self.ns
+
+
+class Lines(list):
+    run, machine = "20261121T000000Z-00000000", "board"
+
+
+def test_cases_hear_of_each_other_s_trials(monkeypatch):
+    """A trial that looked quiet is not, once another case has had the core alone."""
+    monkeypatch.setattr(runner, "case_line", lambda *args: HERE)
+    case = SimpleNamespace(
+        resolved=SimpleNamespace(model=SimpleNamespace(name="net")),
+        backend=SimpleNamespace(name="fake"),
+        scenario=SimpleNamespace(name="single-stream", soak_s=None),
+    )
+    settings = runner.Settings(1, runner.plan_of(1, 0.1, 1.0, None), TOLERANCES["fp32"], 0.03)
+    peaks, files = Known(), (Lines(), Lines())
+    beside, alone = (runner.Running(case, settings, file, peaks) for file in files)
+    first = beside.keep(read(1000, 1000))
+    assert not beside.noisy(first)
+    alone.keep(read(900, 900))
+    assert peaks.ns == 900
+    second = beside.keep(msgspec.structs.replace(read(1000, 1000), index=1))
+    assert beside.noisy(first)
+    assert beside.noisy(second)
+    beside.end("the machine stayed busy")
+    assert beside.record().evidence.trials_noisy == 2
+    assert files[0][-1].core_ns == 900
+    assert folds.fold(HERE, files[0][:-1], files[0][-1]) == beside.record()
 
 
 def test_a_record_beside_a_neighbour_says_so_and_is_not_published():

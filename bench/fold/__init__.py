@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.fold.core import MOST_LOST, crowded, fastest_ns, slowed
+from bench.fold.core import MOST_LOST, crowded, fastest_ns, informed, slowed
 from bench.fold.evidence import cold_start, evidence_of, first_cold, memory, noise, restarts, spread
 from bench.fold.gpu import shared
 from bench.fold.grade import low_precision, reached, required
@@ -37,7 +37,7 @@ from bench.record import (
     TrialLine,
 )
 
-__all__ = ["fastest_ns", "fold", "noisy", "quiet_ones", "worst_first"]
+__all__ = ["fastest_ns", "fold", "informed", "noisy", "quiet_ones", "worst_first"]
 
 
 def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slices: Sequence[SliceLine] = ()) -> Record:
@@ -57,6 +57,7 @@ def fold(case: CaseLine, trials: Sequence[TrialLine], end: EndLine | None, slice
     6. `ok`: every trial that ran was right, and its samples can be believed. Only this is published.
     """
     trials = sorted(trials, key=lambda t: t.index)
+    case = informed(case, end.core_ns if end else None)
     fastest = fastest_ns(case, trials)
     quiet = quiet_ones(case, trials)
     used = quiet or trials

@@ -18,6 +18,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
+import msgspec
+
 from bench.evidence.yardstick import fastest_of
 from bench.record import CaseLine, CoreFacts, TrialLine
 
@@ -36,6 +38,14 @@ def fastest_ns(case: CaseLine, trials: Iterable[TrialLine]) -> float | None:
         return None
     known = [fastest_of(t.core.readings_ns, SHARE_ALONE) for t in trials if t.core and t.core.readings_ns]
     return min([*known, *([case.peaks.core_ns] if case.peaks.core_ns else [])], default=None)
+
+
+def informed(case: CaseLine, core_ns: int | None) -> CaseLine:
+    """The case, knowing that a core of this machine was seen to be so fast; as it is where it knew that, or more."""
+    peaks = case.peaks
+    if peaks is None or not peaks.core_ns or core_ns is None or core_ns >= peaks.core_ns:
+        return case
+    return msgspec.structs.replace(case, peaks=msgspec.structs.replace(peaks, core_ns=core_ns))
 
 
 def slowed(trial: TrialLine, fastest: float | None) -> float | None:

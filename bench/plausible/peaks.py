@@ -76,10 +76,18 @@ class Peaks:
         if all(ns < facts["core_ns"] for facts in self._place.cache.facts(KIND, summary)):
             self._place.cache.get(KIND, key_of([summary, ns]), lambda folder: {"core_ns": ns}, summary=summary)
 
+    def fastest(self, numpy: str) -> int | None:
+        """The shortest that the yardstick's arithmetic was ever seen to take here; None where it was not seen.
+
+        Raises:
+            BenchError: the cache's folder cannot be used.
+        """
+        known = self._place.cache.facts(KIND, self._core(numpy))
+        return min((int(one["core_ns"]) for one in known), default=None)
+
     def _fastest(self, facts: Mapping[str, Any]) -> int:
-        known = self._place.cache.facts(KIND, self._core(facts["numpy"]))
-        fastest: int = min([facts["core_ns"], *(one["core_ns"] for one in known)])
-        return fastest
+        known = self.fastest(facts["numpy"])
+        return int(facts["core_ns"]) if known is None else min(int(facts["core_ns"]), known)
 
     def _core(self, numpy: str) -> str:
         """All that the time of the yardstick's arithmetic depends on."""

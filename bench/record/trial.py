@@ -262,3 +262,4 @@ class EndLine(Value, frozen=True, tag="end"):
     stopped_by: str
     error: ErrorFacts | None = None
     new_shapes: ShapesTried | None = None
+    core_ns: int | None = None
