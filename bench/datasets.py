@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -248,22 +249,20 @@ def generated(
     Where one came with the model they are `like` it, so that indices, sizes and lengths stay possible ones: whole
     numbers, words and the few floats of a setting keep their values, in another order; other floats are drawn anew.
     """
-    found = _different(lambda draw: _redrawn(like, draw), count, seed, known) if like else ()
-    known = {*known, *(data.sha256 for data in found)}
-    drawn = _different(lambda draw: random_feeds(model.signature.inputs, draw, bounds), count - len(found), seed, known)
-    return (*found, *drawn)
+    numbers = range(seed, seed + _DRAWS + count)
+    alike = (_redrawn(like, number) for number in numbers) if like else ()
+    drawn = (random_feeds(model.signature.inputs, number, bounds) for number in numbers)
+    return tuple(islice(_different(chain(alike, drawn), known), count))
 
 
-def _different(draw: Callable[[int], Feeds], count: int, seed: int, known: Collection[str]) -> tuple[DataSet, ...]:
-    seen, found = set(known), list[DataSet]()
-    for number in range(seed, seed + _DRAWS + count):
-        if len(found) >= count:
-            break
-        data = DataSet(draw(number))
+def _different(candidates: Iterable[Feeds], known: Collection[str]) -> Iterator[DataSet]:
+    """Those that are not known. None is drawn before it is asked for: some inputs cannot be made up."""
+    seen = set(known)
+    for feeds in candidates:
+        data = DataSet(feeds)
         if data.sha256 not in seen:
             seen.add(data.sha256)
-            found.append(data)
-    return tuple(found)
+            yield data
 
 
 def _redrawn(like: DataSet, seed: int) -> dict[str, Any]:

@@ -233,10 +233,6 @@ class Known:
         return self.ns
 
 
-class Lines(list):
-    run, machine = "20261121T000000Z-00000000", "board"
-
-
 def test_cases_hear_of_each_other_s_trials(monkeypatch):
     """A trial that looked quiet is not, once another case has had the core alone."""
     monkeypatch.setattr(runner, "case_line", lambda *args: HERE)
@@ -246,7 +242,7 @@ def test_cases_hear_of_each_other_s_trials(monkeypatch):
         scenario=SimpleNamespace(name="single-stream", soak_s=None),
     )
     settings = runner.Settings(1, runner.plan_of(1, 0.1, 1.0, None), TOLERANCES["fp32"], 0.03)
-    peaks, files = Known(), (Lines(), Lines())
+    peaks, files = Known(), ([], [])
     beside, alone = (runner.Running(case, settings, file, peaks) for file in files)
     first = beside.keep(read(1000, 1000))
     assert not beside.noisy(first)

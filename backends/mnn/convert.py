@@ -42,7 +42,7 @@ def convert(model: Model, workdir: Path, tools: Tools) -> Artifact:
         raise _failure(model, finished.code, log)
     proven = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
-    if problem := proven.get("problem") or (f"code {proven['code']}" if proven["code"] else ""):
+    if problem := proven["problem"]:
         raise UnsupportedModel(
             f"MNN converted {model.name} and cannot run it ({problem}):\n{log[-2000:]}", _why_not(log)
         )

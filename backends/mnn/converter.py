@@ -46,7 +46,7 @@ def convert(source: str, target: str) -> bool:
 
 
 def run_once(target: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
-    """Load the file and run it on ones: the return code, and the names and shapes that MNN has.
+    """Load the file and run it on ones: what went wrong, and the names and shapes that MNN has.
 
     Zeros would do but for whole numbers, by which something may be divided: that ends the process.
     """
@@ -68,7 +68,7 @@ def run_once(target: str, shapes: dict[str, list[int]]) -> dict[str, Any]:
     code = interpreter.runSession(session)
     outputs = interpreter.getSessionOutputAll(session)
     return {
-        "code": code,
+        "problem": f"code {code}" if code else "",
         "inputs": sorted(inputs),
         "outputs": {name: list(tensor.getShape()) for name, tensor in outputs.items()},
     }

@@ -119,7 +119,7 @@ def _run(model: Model, nodes: Sequence[Node], workdir: Path, tools: Tools) -> st
     except Crashed as error:
         # It dies on operators that it does not know: where there are such, say so; else it stays a crash.
         _refuse_foreign(nodes, error)
-        raise Crashed(str(error), _last_words(error.output), error.signal) from error
+        raise Crashed(error.message, _last_words(error.output), error.signal) from error
     log = re.sub(r"\x1b\[[\d;]*m", "", finished.output)
     if finished.code or not (workdir / PARAM).is_file() or not (workdir / BIN).is_file():
         _refuse_foreign(nodes, None)

@@ -88,14 +88,13 @@ def _closed(dims: Dims | None, symbols: Mapping[str, int]) -> Dims | None:
 
 def _how_to_close(shapes: Mapping[str, Dims | None], example: Mapping[str, tuple[int, ...]]) -> str:
     """The options to give, as they are typed: the example's sizes, or 1 where there is none and any would do."""
+    usable = {name: sizes for name, sizes in example.items() if all(sizes)}  # of size 0 none can be asked for
     proposed = []
     for name, dims in shapes.items():
-        if name in example and all(example[name]):
-            sizes = ",".join(map(str, example[name]))
-        else:
-            sizes = ",".join(str(d) if _is_size(d) else "1" for d in dims) if dims else "SIZE,..."
-        proposed.append(f"--shape {shlex.quote(f'{name}={sizes}')}")
-    if all(name in example for name in shapes):
+        sizes = usable.get(name) or [d if _is_size(d) else 1 for d in dims or ()]
+        text = ",".join(map(str, sizes)) or "SIZE,..."
+        proposed.append(f"--shape {shlex.quote(f'{name}={text}')}")
+    if usable.keys() >= shapes.keys():
         return f"give their sizes, those of its test data for example: {' '.join(proposed)}"
     batch = all(dims and not _is_size(dims[0]) and all(_is_size(d) for d in dims[1:]) for dims in shapes.values())
     return f"give their sizes, for example: {' '.join(proposed)}{', or --batch 1' if batch else ''}"

@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.report import words
+from tests.test_models import data_set
 
 ORT = importlib.util.find_spec("onnxruntime") is not None
 pytestmark = pytest.mark.skipif(not ORT, reason='run: pip install "deploybench[cpu]"')
@@ -238,11 +239,9 @@ def test_inputs_are_drawn_like_the_model_s_own(cli, tmp_path):
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, 3))
     opsets = [helper.make_opsetid("", 17)]
     made = helper.make_model(helper.make_graph(nodes, "g", [x, ids], [out("y")]), opset_imports=opsets, ir_version=8)
-    data = tmp_path / "model" / "test_data_set_0"
-    data.mkdir(parents=True)
+    (tmp_path / "model").mkdir()
     onnx.save(made, tmp_path / "model" / "model.onnx")
-    for name, value in (("input_0", X[:, :3]), ("input_1", np.array([0, 2])), ("output_0", X[:, [0, 2]])):
-        (data / f"{name}.pb").write_bytes(numpy_helper.from_array(value).SerializeToString())
+    data_set(tmp_path / "model", input_0=X[:, :3], input_1=np.array([0, 2]), output_0=X[:, [0, 2]])
     done = cli("reference", "model", "--inputs", "4", "--output", "made")
     assert done.code == 0, done.stderr
     assert json.loads((tmp_path / "made" / "provenance.json").read_text())["inputs"].startswith("drawn like")
@@ -254,10 +253,7 @@ def test_inputs_are_drawn_like_the_model_s_own(cli, tmp_path):
 def test_one_output_that_was_supplied_and_one_that_was_not(cli, tmp_path):
     """A folder as in ONNX's own tests: for its one input it has the output, for the other it must be computed."""
     path = model(tmp_path / "model", [helper.make_node("Relu", ["x"], ["y"])], [out("y")], name="model.onnx")
-    (path.parent / "test_data_set_0").mkdir()
-    for name, value in (("input_0", X), ("output_0", np.maximum(X, 0))):
-        proto = numpy_helper.from_array(value)
-        (path.parent / "test_data_set_0" / f"{name}.pb").write_bytes(proto.SerializeToString())
+    data_set(path.parent, input_0=X, output_0=np.maximum(X, 0))
     done = cli("run", "model", "-b", "fake", *ANY, "--json")
     (record,) = [json.loads(line) for line in done.stdout.splitlines()]
     assert record["status"] == "ok", done.stdout
@@ -271,19 +267,12 @@ def test_one_output_that_was_supplied_and_one_that_was_not(cli, tmp_path):
 
 
 def test_one_supplied_output_is_too_few_where_nobody_can_make_another(cli, tmp_path):
-    path = model(tmp_path / "model", [helper.make_node("Mine", ["x"], ["y"], domain="org.example")], [out("y")])
-    path.rename(path.with_name("model.onnx"))
-    for number, hint in (
-        (None, "put test_data_set_0 beside the model"),
-        (0, "put test_data_set_1 beside the model: stale"),
-    ):
-        if number is not None:
-            (path.parent / f"test_data_set_{number}").mkdir()
-            for name in ("input_0", "output_0"):
-                data = numpy_helper.from_array(X).SerializeToString()
-                (path.parent / f"test_data_set_{number}" / f"{name}.pb").write_bytes(data)
+    mine = helper.make_node("Mine", ["x"], ["y"], domain="org.example")
+    path = model(tmp_path / "model", [mine], [out("y")], name="model.onnx")
+    for hint in ("put test_data_set_0 beside the model", "put test_data_set_1 beside the model: stale"):
         (record,) = [json.loads(line) for line in cli("run", "model", "-b", "fake", *ANY, "--json").stdout.splitlines()]
         assert hint in record["error"]["hint"], record["error"]
+        data_set(path.parent, input_0=X, output_0=X)
 
 
 def test_a_reference_of_another_model_is_refused(cli, tmp_path):
